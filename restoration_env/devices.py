@@ -1,0 +1,45 @@
+"""Where things compute, and how to compute well there."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+import torch
+
+from restoration_env.errors import InvalidArgument
+
+
+def find_device(name: str = "auto") -> torch.device:
+    """A torch device by name; "auto" is the GPU when there is one, else the CPU.
+
+    Raises:
+        InvalidArgument: for a name torch does not know and for a device that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InvalidArgument("device", "'auto', 'cpu', 'cuda' or 'cuda:N'", repr(name)) from None
+    if device.type not in ("cpu", "cuda"):
+        raise InvalidArgument("device", "'auto', 'cpu', 'cuda' or 'cuda:N'", repr(name))
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InvalidArgument("device", "one of this machine's", f"{name!r} ({torch.cuda.device_count()} CUDA devices)")
+    return device
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep freed blocks for the next step instead of giving them back to the system.
+
+    Training and stepping free and allocate the same tens of megabytes again and again; giving them back costs
+    a page fault for every page of every step. Does nothing where there is no glibc.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        trim_threshold, top_pad, mmap_threshold, gigabyte = -1, -2, -3, 1 << 30
+        mallopt(mmap_threshold, gigabyte)
+        mallopt(trim_threshold, gigabyte)
+        mallopt(top_pad, 64 << 20)

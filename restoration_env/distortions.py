@@ -1,0 +1,235 @@
+"""Damage done to clean images: Gaussian blur, Gaussian noise and JPEG, in this order.
+
+`distort` applies given strengths to a batch; a `Recipe` draws strengths. The severity recipes are those of
+RL-Restore (Yu et al., CVPR 2018, Section 4): ten levels of each distortion, a triple of levels per image,
+and the sum of the three levels decides whether the damage is mild, moderate or severe.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from restoration_env.errors import InvalidArgument, UnknownName
+from restoration_env.jpeg import jpeg
+
+KERNEL_RADIUS = 10  # the published 21x21 kernel
+_DENSE_SIDE = 192  # up to this side a matrix product beats a convolution
+LOSSLESS = math.inf  # the quality of an image that is not compressed
+
+BLUR_EDGES = tuple(0.5 * i for i in range(11))
+NOISE_EDGES = tuple(5.0 * i for i in range(11))
+JPEG_EDGES = (100.0, 80.0, 60.0, 50.0, 40.0, 35.0, 30.0, 25.0, 20.0, 15.0, 10.0)
+
+# A triple's severity is the sum of its levels minus 2 (RL-Restore's released data recipe).
+SEVERITY_RANGES = {"mild": (9, 11), "moderate": (12, 17), "severe": (18, 20)}
+
+
+def check_images(images: Tensor, argument: str = "images", *, low: float = 0.0, high: float = 1.0) -> None:
+    """Refuse anything but a finite float tensor (N, 3, H, W) within ``low`` .. ``high``."""
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        got = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise InvalidArgument(argument, "a float tensor of shape (N, 3, H, W)", got)
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+        raise InvalidArgument(argument, "of shape (N, 3, H, W), none of them 0", tuple(images.shape))
+    least, most = torch.aminmax(images.detach())
+    if not (low <= least.item() and most.item() <= high):  # also false for NaN
+        expected = f"finite and within [{low:g}, {high:g}]"
+        raise InvalidArgument(argument, expected, f"values from {least.item():g} to {most.item():g}")
+
+
+def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """Blur with a 21x21 Gaussian kernel, replicating the border.
+
+    Args:
+        images: float (N, 3, H, W).
+        sigma: (N,) standard deviations in pixels; 0 leaves its image unchanged.
+    """
+    n, c, h, w = images.shape
+    offsets = torch.arange(-KERNEL_RADIUS, KERNEL_RADIUS + 1, device=images.device, dtype=torch.float32)
+    safe = sigma.float().clamp_min(1e-3)[:, None]
+    kernel = torch.exp(-0.5 * (offsets / safe) ** 2)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).to(images.dtype)
+    if max(h, w) <= _DENSE_SIDE:
+        blurred = _band_matrix(kernel, h) @ images @ _band_matrix(kernel, w).transpose(-1, -2)
+    else:
+        kernel = kernel.repeat_interleave(c, 0)
+        padded = F.pad(images, (KERNEL_RADIUS,) * 4, mode="replicate").reshape(1, n * c, h + 20, w + 20)
+        rows = F.conv2d(padded, kernel[:, None, :, None], groups=n * c)
+        blurred = F.conv2d(rows, kernel[:, None, None, :], groups=n * c).view(n, c, h, w)
+    return torch.where(sigma.view(n, 1, 1, 1) > 0, blurred, images)
+
+
+def _band_matrix(kernel: Tensor, side: int) -> Tensor:
+    """The blur of a line of pixels, border replicated, as a matrix: (N, 21) to (N, 1, side, side)."""
+    shifts = _shift_matrices(side).to(kernel)
+    return (kernel @ shifts.view(len(shifts), -1)).view(-1, 1, side, side)
+
+
+@lru_cache(maxsize=8)
+def _shift_matrices(side: int) -> Tensor:
+    """(21, side, side): entry [k, i, j] is 1 where tap k of output i reads input j."""
+    reads = torch.arange(side)[None] + torch.arange(-KERNEL_RADIUS, KERNEL_RADIUS + 1)[:, None]
+    return F.one_hot(reads.clamp(0, side - 1), side).float()
+
+
+def gaussian_noise(images: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+    """Add ``noise`` (standard normal, the images' shape) times sigma, on the 0-255 scale, and clip to [0, 1]."""
+    scale = (sigma.to(images.dtype) / 255.0).view(-1, 1, 1, 1)
+    return torch.where(scale > 0, (images + scale * noise).clamp(0.0, 1.0), images)
+
+
+def jpeg_compression(images: Tensor, quality: Tensor) -> Tensor:
+    """Compress in JPEG 4:2:0, bit for bit as Pillow does; infinite quality leaves its image unchanged."""
+    lossy = torch.isfinite(quality.double())
+    whole = torch.where(lossy, quality.double(), 100.0).round().long()
+    coded = jpeg((images.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8), whole)
+    return torch.where(lossy.view(-1, 1, 1, 1), coded.to(images.dtype) / 255.0, images)
+
+
+def distort(
+    images: Tensor,
+    blur_sigma: Tensor,
+    noise_sigma: Tensor,
+    jpeg_quality: Tensor,
+    generator: torch.Generator | None = None,
+    *,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """Blur, then add noise, then compress, each image with its own strengths (RL-Restore, Section 4).
+
+    Args:
+        images: float (N, 3, H, W) in [0, 1], RGB.
+        blur_sigma: (N,) pixels, 0 or more; 0 changes nothing.
+        noise_sigma: (N,) on the 0-255 scale, 0 or more; 0 changes nothing.
+        jpeg_quality: (N,) 1..100, rounded to an integer; ``LOSSLESS`` (infinity) changes nothing.
+        generator: draws the noise; torch's default generator if None.
+        noise: standard normal (N, 3, H, W) to use instead of drawing.
+
+    Returns:
+        float (N, 3, H, W) in [0, 1].
+
+    Raises:
+        InvalidArgument: for images of another shape, type or range, and for strengths out of range.
+    """
+    check_images(images)
+    n = len(images)
+    strengths = {"blur_sigma": blur_sigma, "noise_sigma": noise_sigma, "jpeg_quality": jpeg_quality}
+    for name, values in strengths.items():
+        if not isinstance(values, Tensor) or values.shape != (n,):
+            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise InvalidArgument(name, f"a tensor of shape ({n},)", got)
+    for name in ("blur_sigma", "noise_sigma"):
+        if not bool((strengths[name] >= 0).all() & torch.isfinite(strengths[name]).all()):
+            raise InvalidArgument(name, "finite and 0 or more", strengths[name].tolist())
+    if noise is None:
+        noise = torch.randn(images.shape, generator=generator, dtype=images.dtype, device=images.device)
+    blurred = gaussian_blur(images, blur_sigma.to(images.device))
+    noisy = gaussian_noise(blurred, noise_sigma.to(images.device), noise)
+    return jpeg_compression(noisy, jpeg_quality.to(images.device))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Draws the strengths of one image's damage from four uniform numbers.
+
+    Attributes:
+        name: what users call it.
+        draw: maps uniforms (N, 4) in [0, 1) to (blur_sigma, noise_sigma, jpeg_quality), each (N,).
+    """
+
+    name: str
+    draw: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+@lru_cache
+def level_triples(severity: str) -> tuple[tuple[int, int, int], ...]:
+    """All triples of levels 1..10 (blur, noise, JPEG) of a severity: 163, 434 or 163 of them."""
+    if severity not in SEVERITY_RANGES:
+        raise UnknownName("severity", severity, SEVERITY_RANGES)
+    low, high = SEVERITY_RANGES[severity]
+    return tuple(t for t in itertools.product(range(1, 11), repeat=3) if low <= sum(t) - 2 <= high)
+
+
+def _within(edges: tuple[float, ...], level: Tensor, u: Tensor) -> Tensor:
+    """The value at the fraction ``u`` of a level 1..10."""
+    table = torch.tensor(edges, dtype=u.dtype, device=u.device)
+    return table[level - 1] + u * (table[level] - table[level - 1])
+
+
+def _severity(name: str) -> Recipe:
+    def draw(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        triples = torch.tensor(level_triples(name), device=u.device)
+        blur, noise, quality = triples[(u[:, 0] * len(triples)).long()].unbind(1)
+        return (
+            _within(BLUR_EDGES, blur, u[:, 1]),
+            _within(NOISE_EDGES, noise, u[:, 2]),
+            _within(JPEG_EDGES, quality, u[:, 3]).round(),
+        )
+
+    return Recipe(name, draw)
+
+
+def band(kind: str, low: float, high: float) -> Recipe:
+    """A single distortion ("blur", "noise" or "jpeg") of uniform strength between ``low`` and ``high``."""
+    if kind not in ("blur", "noise", "jpeg"):
+        raise UnknownName("kind", kind, ("blur", "noise", "jpeg"))
+
+    def draw(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        value = low + u[:, 1] * (high - low)
+        zero, lossless = torch.zeros_like(value), torch.full_like(value, LOSSLESS)
+        return (
+            value if kind == "blur" else zero,
+            value if kind == "noise" else zero,
+            value.clamp(1, 100).round() if kind == "jpeg" else lossless,
+        )
+
+    return Recipe(f"{kind} {low:g}-{high:g}", draw)
+
+
+def _mixture(name: str, parts: tuple[Recipe, ...]) -> Recipe:
+    """Each image follows one of the parts, all equally likely."""
+
+    def draw(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        choice = (u[:, 0] * len(parts)).long()
+        rest = torch.cat(((u[:, :1] * len(parts)) % 1.0, u[:, 1:]), 1)
+        drawn = [torch.stack(part.draw(rest)) for part in parts]
+        blur, noise, quality = torch.stack(drawn).gather(0, choice.expand(1, 3, -1))[0]
+        return blur, noise, quality
+
+    return Recipe(name, draw)
+
+
+@lru_cache
+def recipe(name: str) -> Recipe:
+    """A recipe by name.
+
+    Names: mild, moderate, severe (as published); blur, noise, jpeg (one distortion of any strength); single
+    (one of the three); mixed (half moderate, half single, as the authors advise for training agents); any
+    (mild, moderate or severe).
+
+    Raises:
+        UnknownName: for any other name.
+    """
+    known = recipe_names()
+    if name not in known:
+        raise UnknownName("severity", name, known)
+    if name in SEVERITY_RANGES:
+        return _severity(name)
+    ranges = {"blur": (0.0, 5.0), "noise": (0.0, 50.0), "jpeg": (100.0, 10.0)}
+    if name in ranges:
+        return Recipe(name, band(name, *ranges[name]).draw)
+    parts = {"single": tuple(ranges), "mixed": ("moderate", "single"), "any": tuple(SEVERITY_RANGES)}
+    return _mixture(name, tuple(recipe(part) for part in parts[name]))
+
+
+def recipe_names() -> tuple[str, ...]:
+    """The names that `recipe` knows."""
+    return (*SEVERITY_RANGES, "blur", "noise", "jpeg", "single", "mixed", "any")

@@ -1,0 +1,88 @@
+"""Files that are either whole or not there: atomic writing, and weights with a card beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from restoration_env.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it takes its place, on failure nothing is left."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write JSON with two-space indentation, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def save_weights(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
+    """Write safetensors and, beside them, a JSON card that holds their sha256."""
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    with replacing(path) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+    write_json(path.with_suffix(".json"), {**card, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+
+
+def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read safetensors and their card.
+
+    Raises:
+        InvalidArgument: if a file is missing or the weights are not those the card describes.
+    """
+    from safetensors.torch import load
+
+    path = Path(path)
+    card_path = path.with_suffix(".json")
+    for file in (path, card_path):
+        if not file.is_file():
+            raise InvalidArgument("weights", "a safetensors file with its JSON card beside it", f"no {file}")
+    content, card = path.read_bytes(), json.loads(card_path.read_text(encoding="utf-8"))
+    if hashlib.sha256(content).hexdigest() != card.get("sha256"):
+        raise InvalidArgument("weights", f"the file that {card_path} describes", f"another sha256 in {path}")
+    return load(content), card
+
+
+def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
+    """Write the state of a run (tensors, numbers, strings and containers of them), atomically."""
+    import torch
+
+    with replacing(path) as temporary:
+        torch.save(dict(state), temporary)
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote; nothing in the file is executed.
+
+    Raises:
+        InvalidArgument: if the file is missing or is not a checkpoint.
+    """
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a file that is not its own
+        raise InvalidArgument("checkpoint", "a file that training wrote", f"{path}: {error}") from None

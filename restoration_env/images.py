@@ -1,0 +1,222 @@
+"""Clean images by name or path, split so that train, validation and test never share one, and patches of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from restoration_env.distortions import KERNEL_RADIUS, Recipe, distort
+from restoration_env.errors import InvalidArgument, UnknownName, UnreadableImage
+from restoration_env.photos import SUFFIXES, read_photo
+from restoration_env.randomness import normal, uniform
+
+SPLITS = ("train", "validation", "test", "all")
+GRIDS = {"aligned": 8, "random": 1}
+DIV2K_VARIABLE = "RESTORATION_ENV_DIV2K"
+
+# The photographs inside scikit-image's wheel; the test ones are never trained on.
+_BUNDLED = {
+    "train": ("astronaut.png", "motorcycle_left.png", "ihc.png", "grass.png", "gravel.png", "brick.png"),
+    "validation": ("rocket.jpg",),
+    "test": ("chelsea.png", "coffee.png"),
+}
+_MCU = 16  # side of a 4:2:0 JPEG block
+
+
+class ImagePool:
+    """Clean uint8 images in memory, from which patches are cut and damaged."""
+
+    def __init__(self, images: Sequence[np.ndarray], names: Sequence[str]) -> None:
+        if not images:
+            raise InvalidArgument("images", "a source with at least one readable image")
+        self.images = [torch.from_numpy(np.ascontiguousarray(i)).permute(2, 0, 1) for i in images]
+        self.names = tuple(names)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def fitting(self, size: int) -> ImagePool:
+        """The images that hold a patch of this size.
+
+        Raises:
+            InvalidArgument: if none does.
+        """
+        keep = [i for i, image in enumerate(self.images) if min(image.shape[-2:]) >= size]
+        if not keep:
+            largest = max(min(image.shape[-2:]) for image in self.images)
+            raise InvalidArgument("patch_size", f"at most {largest}, the largest image's shorter side", size)
+        if len(keep) == len(self.images):
+            return self
+        pool = ImagePool.__new__(ImagePool)
+        pool.images, pool.names = [self.images[i] for i in keep], tuple(self.names[i] for i in keep)
+        return pool
+
+    def crops(self, u: Tensor, size: int, grid: str = "aligned", margin: int = 0) -> tuple[Tensor, Tensor]:
+        """Cut square patches, each with a margin (replicated where the image ends).
+
+        Args:
+            u: uniforms (N, 3) in [0, 1): which image, which row, which column.
+            size: side of the patches in pixels.
+            grid: "aligned" cuts at multiples of 8, as published; "random" cuts anywhere.
+            margin: pixels added on all four sides.
+
+        Returns:
+            uint8 (N, 3, size + 2 margin, size + 2 margin) and the corners (N, 2) of the patches.
+        """
+        if grid not in GRIDS:
+            raise UnknownName("grid", grid, GRIDS)
+        step, patches, corners = GRIDS[grid], [], []
+        for which, down, right in u.tolist():
+            image = self.images[int(which * len(self.images))]
+            height, width = image.shape[-2:]
+            top = step * int(down * ((height - size) // step + 1))
+            left = step * int(right * ((width - size) // step + 1))
+            patches.append(_window(image, top - margin, left - margin, size + 2 * margin))
+            corners.append((top, left))
+        return torch.stack(patches), torch.tensor(corners)
+
+
+def _window(image: Tensor, top: int, left: int, size: int) -> Tensor:
+    height, width = image.shape[-2:]
+    if top >= 0 and left >= 0 and top + size <= height and left + size <= width:
+        return image[:, top : top + size, left : left + size]
+    rows = torch.arange(top, top + size).clamp(0, height - 1)
+    columns = torch.arange(left, left + size).clamp(0, width - 1)
+    return image[:, rows][:, :, columns]
+
+
+def damaged_patches(
+    pool: ImagePool,
+    keys: Tensor,
+    recipe: Recipe,
+    size: int,
+    *,
+    grid: str = "aligned",
+    device: torch.device | str = "cpu",
+) -> tuple[Tensor, Tensor]:
+    """Clean and damaged patches, each a pure function of its key.
+
+    The damage is that of the whole image: blur sees the true surroundings, and the JPEG grid starts at the
+    image's corner, as when the published data was cut from damaged images.
+
+    Args:
+        pool: images at least ``size`` pixels on each side.
+        keys: int64 (N,), one for each patch.
+        recipe: draws the strengths.
+        size: side of the patches in pixels.
+        grid: "aligned" cuts at multiples of 8, as published; "random" cuts anywhere.
+        device: where the patches are damaged and returned.
+
+    Returns:
+        clean and damaged, float32 (N, 3, size, size) in [0, 1].
+    """
+    place = uniform(keys, 3, stream=0)
+    margin = KERNEL_RADIUS + _MCU - 1
+    wide, corners = pool.crops(place, size, grid, margin)
+    wide = wide.to(device).float() / 255.0
+    keys = keys.to(device)
+
+    # Start each crop where a JPEG block of the whole image starts, at least a blur radius before the patch.
+    lead = KERNEL_RADIUS + (corners - KERNEL_RADIUS) % _MCU
+    start = margin - lead
+    side = size + 2 * KERNEL_RADIUS + _MCU - 1
+    crops = torch.stack([w[:, y : y + side, x : x + side] for w, (y, x) in zip(wide, start.tolist(), strict=True)])
+    strengths = recipe.draw(uniform(keys, 4, stream=2))
+    worse = distort(crops, *strengths, noise=normal(keys, tuple(crops.shape[1:]), stream=3))
+
+    def cut(batch: Tensor) -> Tensor:
+        pieces = [p[:, y : y + size, x : x + size] for p, (y, x) in zip(batch, lead.tolist(), strict=True)]
+        return torch.stack(pieces)
+
+    return cut(crops), cut(worse)
+
+
+def load_images(source: str | os.PathLike[str] = "bundled", split: str = "train", *, scale: float = 1.0) -> ImagePool:
+    """Load a source of clean images.
+
+    Args:
+        source: "bundled" (the photographs inside scikit-image), "div2k" (in the folder that the environment
+            variable RESTORATION_ENV_DIV2K names; images 1-750 train, 801-900 validation, 751-800 test, as
+            published), or a folder of PNG, JPEG, WebP, TIFF and BMP files, read recursively. A folder is
+            split by the hash of each file's content: a tenth validation, a tenth test.
+        split: "train", "validation", "test" or "all".
+        scale: resize every image by this factor, 0 < scale <= 1 (bicubic, antialiased).
+
+    Raises:
+        InvalidArgument: for an unknown split, a source that does not exist or holds no readable image.
+    """
+    if split not in SPLITS:
+        raise UnknownName("split", split, SPLITS)
+    if not 0.0 < scale <= 1.0:
+        raise InvalidArgument("scale", "above 0 and at most 1", scale)
+    return _load(str(source), split, scale)
+
+
+@lru_cache(maxsize=8)
+def _load(source: str, split: str, scale: float) -> ImagePool:
+    if source == "bundled":
+        files = _bundled(split)
+    elif source == "div2k":
+        files = _div2k(split)
+    else:
+        files = _folder(Path(source), split)
+    images, names = [], []
+    for file in files:
+        try:
+            rgb = read_photo(file).rgb
+        except UnreadableImage as error:
+            warnings.warn(f"skipped: {error}", stacklevel=4)
+            continue
+        images.append(_resized(rgb, scale))
+        names.append(file.name)
+    if not images:
+        raise InvalidArgument("images", f"a source with a readable image in its {split} split", repr(source))
+    return ImagePool(images, names)
+
+
+def _resized(rgb: np.ndarray, scale: float) -> np.ndarray:
+    if scale == 1.0:
+        return rgb
+    height, width = max(1, round(rgb.shape[0] * scale)), max(1, round(rgb.shape[1] * scale))
+    return np.array(Image.fromarray(rgb).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _bundled(split: str) -> list[Path]:
+    import skimage
+
+    names = sum(_BUNDLED.values(), ()) if split == "all" else _BUNDLED[split]
+    return [Path(skimage.__file__).parent / "data" / name for name in names]
+
+
+def _div2k(split: str) -> list[Path]:
+    folder = Path(os.environ.get(DIV2K_VARIABLE, ""))
+    if DIV2K_VARIABLE not in os.environ or not folder.is_dir():
+        expected = f"'div2k' with {DIV2K_VARIABLE} set to the folder that holds 0001.png ... 0900.png"
+        raise InvalidArgument("images", expected, os.environ.get(DIV2K_VARIABLE, "no such variable"))
+    ranges = {"train": (1, 750), "test": (751, 800), "validation": (801, 900), "all": (1, 900)}
+    first, last = ranges[split]
+    found = (p for p in sorted(folder.rglob("*.png")) if p.stem[:4].isdigit())
+    return [p for p in found if first <= int(p.stem[:4]) <= last]
+
+
+def _folder(folder: Path, split: str) -> list[Path]:
+    if not folder.is_dir():
+        raise InvalidArgument("images", "'bundled', 'div2k' or an existing folder", repr(str(folder)))
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not files:
+        raise InvalidArgument("images", "a folder with " + ", ".join(SUFFIXES) + " files", repr(str(folder)))
+    # By content: renaming a file, or holding it twice, never moves an image between splits.
+    by_content = {hashlib.sha256(p.read_bytes()).hexdigest(): p for p in reversed(files)}
+    ranked = [by_content[digest] for digest in sorted(by_content)]
+    tenth = max(1, len(ranked) // 10) if len(ranked) >= 3 else 0
+    parts = {"test": ranked[:tenth], "validation": ranked[tenth : 2 * tenth], "train": ranked[2 * tenth :]}
+    return sorted(ranked if split == "all" else parts[split])

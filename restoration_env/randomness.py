@@ -1,0 +1,53 @@
+"""Random numbers as a pure function of a 64-bit key, the same on every device.
+
+An episode has one key, and everything random about it (image, place, strengths, noise) is computed from that
+key with integer arithmetic (SplitMix64; Steele, Lea and Flood 2014). So a batch of episodes is drawn without
+a loop over generators, and an episode can be made again anywhere from one number.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
+_MIX1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_MIX2 = -7723592293110705685  # 0x94D049BB133111EB
+_BLOCK = 1 << 32  # counters that one stream may use
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical (not arithmetic) right shift of int64."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def hashed(keys: Tensor, count: int, stream: int) -> Tensor:
+    """The first ``count`` 64-bit words of a stream: int64 (N,) keys to int64 (N, count)."""
+    counter = torch.arange(1, count + 1, device=keys.device) + stream * _BLOCK
+    z = keys[:, None] + counter * _GOLDEN
+    z = (z ^ _shift_right(z, 30)) * _MIX1
+    z = (z ^ _shift_right(z, 27)) * _MIX2
+    return z ^ _shift_right(z, 31)
+
+
+def uniform(keys: Tensor, count: int, stream: int = 0) -> Tensor:
+    """Uniform numbers in [0, 1): int64 (N,) keys to float64 (N, count)."""
+    return _shift_right(hashed(keys, count, stream), 11).double() * 2.0**-53
+
+
+def normal(keys: Tensor, shape: tuple[int, ...], stream: int = 1) -> Tensor:
+    """Standard normal numbers (Box-Muller): int64 (N,) keys to float32 (N, *shape)."""
+    size = math.prod(shape)
+    words = hashed(keys, -(-size // 2), stream)
+    radius = torch.sqrt(-2.0 * torch.log((_shift_right(words, 32).float() + 1.0) * 2.0**-32))
+    angle = (words & 0xFFFFFFFF).float() * (2.0 * math.pi * 2.0**-32)
+    pairs = torch.cat((radius * torch.cos(angle), radius * torch.sin(angle)), 1)
+    return pairs[:, :size].reshape(len(keys), *shape)
+
+
+def draw_keys(generator: np.random.Generator, count: int) -> np.ndarray:
+    """Fresh keys, int64 (count,), from a NumPy generator."""
+    return generator.integers(0, 2**63 - 1, size=count, dtype=np.int64)

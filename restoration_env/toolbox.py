@@ -1,0 +1,122 @@
+"""Tools and toolboxes: what an action does to an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from restoration_env.distortions import check_images
+from restoration_env.errors import InvalidArgument, UnknownName
+
+PRECISIONS = ("float32", "bfloat16")
+_CHUNK = 32  # images a tool works on at once: activations that stay in the processor's cache
+
+
+@dataclass(frozen=True)
+class Tool:
+    """Anything that maps a float RGB batch (N, 3, H, W) in [0, 1] to a batch of the same shape.
+
+    Attributes:
+        name: what users call it.
+        description: one line.
+        function: the callable.
+        cost: multiply-adds per pixel.
+        halo: pixels on each side that an output pixel depends on; photographs are tiled with it.
+        precision: "float32", or "bfloat16" to run the function under bfloat16 autocast.
+    """
+
+    name: str
+    description: str
+    function: Callable[[Tensor], Tensor]
+    cost: float = 0.0
+    halo: int = 0
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise UnknownName("precision", self.precision, PRECISIONS)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Apply the tool to float (N, 3, H, W)."""
+        images = images.contiguous(memory_format=torch.channels_last)
+        if self.precision == "float32":
+            return self.function(images)
+        with torch.autocast(images.device.type, torch.bfloat16):
+            return self.function(images)
+
+
+class Toolbox:
+    """An ordered set of tools: action k applies tool k, and the last action stops (changes nothing).
+
+    Attributes:
+        name: the name it is registered under.
+        tools: the tools in the order of the actions.
+        names: their names.
+        stop: the number of the stop action, equal to ``len(toolbox)``.
+    """
+
+    def __init__(self, name: str, tools: Sequence[Tool]) -> None:
+        self.name = name
+        self.tools = tuple(tools)
+        self.names = tuple(tool.name for tool in tools)
+        self.stop = len(self.tools)
+        if not self.tools or len(set(self.names)) < len(self.names):
+            raise InvalidArgument("tools", "at least one tool, no two of the same name", self.names)
+
+    def __len__(self) -> int:
+        return len(self.tools)
+
+    def __iter__(self) -> Iterator[Tool]:
+        return iter(self.tools)
+
+    def __getitem__(self, name: str) -> Tool:
+        """A tool by name; an unknown name is refused with the right ones."""
+        if name not in self.names:
+            raise UnknownName("tool", name, self.names)
+        return self.tools[self.names.index(name)]
+
+    def action_names(self) -> tuple[str, ...]:
+        """The names of all actions: the tools, then "stop"."""
+        return (*self.names, "stop")
+
+    def extended(self, tools: Sequence[Tool]) -> Toolbox:
+        """This toolbox with more tools after its own (and stop after them)."""
+        return Toolbox("+".join((self.name, *(tool.name for tool in tools))), (*self.tools, *tools))
+
+    def apply(self, images: Tensor, actions: Tensor, *, check: bool = True) -> Tensor:
+        """Apply to each image the tool of its action, all images of one tool together.
+
+        Args:
+            images: float (N, 3, H, W) in [0, 1]. What earlier tools returned may lie a little outside.
+            actions: integers (N,), 0 .. len(toolbox); the last one stops.
+            check: refuse bad arguments. Callers that made the arguments themselves switch it off.
+
+        Returns:
+            float (N, 3, H, W), not clipped, a new tensor.
+
+        Raises:
+            InvalidArgument: for images of another shape, type or range, or actions out of range.
+        """
+        if check:
+            check_images(images, low=-1.0, high=2.0)
+            check_actions(actions, len(images), len(self))
+        actions = actions.to(images.device)
+        result = images.clone()
+        for action in torch.unique(actions).tolist():
+            if action == self.stop:
+                continue
+            for rows in torch.nonzero(actions == action)[:, 0].split(_CHUNK):
+                result[rows] = self.tools[action](images[rows]).to(images.dtype)
+        return result
+
+
+def check_actions(actions: Tensor, count: int, stop: int) -> None:
+    """Refuse anything but ``count`` integers between 0 and ``stop``."""
+    if not isinstance(actions, Tensor) or actions.is_floating_point() or actions.shape != (count,):
+        got = f"{actions.dtype} {tuple(actions.shape)}" if isinstance(actions, Tensor) else type(actions).__name__
+        raise InvalidArgument("actions", f"an integer tensor of shape ({count},)", got)
+    if count and not (0 <= int(actions.min()) and int(actions.max()) <= stop):
+        raise InvalidArgument("actions", f"between 0 and {stop} (stop)", actions.tolist())

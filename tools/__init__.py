@@ -1,0 +1,1 @@
+"""Floor 2: the twelve CNN tools, their networks, their training and their weights."""

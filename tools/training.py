@@ -1,0 +1,293 @@
+"""How a tool is trained: damage of its own band in, the clean patch out, until the budget is spent.
+
+The task is RL-Restore's (Yu et al., CVPR 2018, Section 4.1): each tool learns its own band, and slight noise
+and JPEG are added to the training data of all tools, because in a toolchain no tool ever sees pure damage.
+The recipe is this project's: AdamW with a cosine schedule, the mean PSNR itself as the objective, weight
+averaging, and a JPEG grid of random phase in half of the samples.
+
+The data of iteration i depends on the seed and on i alone, so training that was killed and resumed ends with
+the same weights, bit for bit, as training that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from restoration_env.distortions import KERNEL_RADIUS, LOSSLESS, distort
+from restoration_env.errors import InvalidArgument
+from restoration_env.files import load_checkpoint, save_checkpoint, save_weights
+from restoration_env.images import ImagePool, damaged_patches
+from restoration_env.metrics import psnr
+from restoration_env.tools.catalogue import ToolSpec, load_network, specification
+from restoration_env.tools.networks import build_network
+
+_GRID = 16  # phases of a 4:2:0 JPEG grid
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Everything that decides the outcome of a training run, apart from the images.
+
+    Attributes:
+        tool: a name of the catalogue.
+        iterations: optimiser steps of the whole schedule.
+        batch: patches a step.
+        crop: side of the patches in pixels.
+        learning_rate: at the peak of the cosine schedule.
+        slight: share of the samples that carry slight further damage.
+        slight_noise: its greatest noise sigma, on the 0-255 scale.
+        slight_quality: its lowest JPEG quality.
+        averaging: decay of the weight average.
+        evaluate_every: iterations between two validations.
+        patience: validations without a gain of 0.005 dB before stopping early; 0 never stops.
+        start: a shipped tool of the same network whose weights to start from, or "".
+        precision: "float32", or "bfloat16" for autocast.
+        seed: of the first weights and of the data.
+    """
+
+    tool: str
+    iterations: int = 6000
+    batch: int = 16
+    crop: int = 48
+    learning_rate: float = 2e-3
+    slight: float = 0.7
+    slight_noise: float = 8.0
+    slight_quality: float = 50.0
+    averaging: float = 0.995
+    evaluate_every: int = 250
+    patience: int = 0
+    start: str = ""
+    precision: str = "float32"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a training run reports after every step."""
+
+    iteration: int
+    iterations: int
+    loss: float
+    validation_gain: float | None
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is no longer a number, or exploded; the last good checkpoint was kept."""
+
+
+def training_batch(
+    pool: ImagePool, spec: ToolSpec, config: TrainingConfig, iteration: int, device: torch.device | str
+) -> tuple[Tensor, Tensor]:
+    """Clean and damaged patches (batch, 3, crop, crop) of one iteration."""
+    generator = torch.Generator().manual_seed((config.seed << 32) + iteration)
+    n, size = config.batch, config.crop
+    u = torch.rand(n, 10, generator=generator, dtype=torch.float64)
+    lead = KERNEL_RADIUS if spec.removes == "Gaussian blur" else 0
+    phase = (u[:, 3:5] * _GRID).long() * (u[:, 5:6] < 0.5)
+    crops, _ = pool.crops(u[:, :3], size + 2 * lead + _GRID - 1, "random")
+    crops = crops.to(device).float() / 255.0
+    if torch.rand((), generator=generator) < 0.5:
+        crops = crops.transpose(2, 3)
+    flips = [axis for axis in (2, 3) if torch.rand((), generator=generator) < 0.5]
+    crops = crops.flip(flips) if flips else crops
+
+    blur, noise, quality = spec.band.draw(torch.cat((u[:, 6:7], u[:, 6:9]), 1))
+    slightly = u[:, 9] < config.slight
+    extra = torch.rand(n, 2, generator=generator, dtype=torch.float64)
+    if spec.removes != "Gaussian noise":
+        noise = torch.where(slightly, extra[:, 0] * config.slight_noise, noise)
+    if spec.removes != "JPEG artifacts":
+        lowest = config.slight_quality
+        quality = torch.where(slightly, (lowest + extra[:, 1] * (100 - lowest)).round(), LOSSLESS)
+    drawn = torch.randn(crops.shape, generator=generator)
+    damaged = distort(crops, blur, noise, quality, noise=drawn.to(device))
+
+    corners = (lead + phase).tolist()
+
+    def cut(batch: Tensor) -> Tensor:
+        return torch.stack([p[:, y : y + size, x : x + size] for p, (y, x) in zip(batch, corners, strict=True)])
+
+    return cut(crops), cut(damaged)
+
+
+def validation_patches(pool: ImagePool, spec: ToolSpec, count: int = 128) -> tuple[Tensor, Tensor]:
+    """Clean and damaged 63x63 patches of the tool's own band, always the same."""
+    return damaged_patches(pool.fitting(63), torch.arange(count), spec.band, 63)
+
+
+@torch.no_grad()
+def mean_gain(network: nn.Module, clean: Tensor, damaged: Tensor) -> float:
+    """Mean PSNR gain in dB of a network over the damaged patches."""
+    outputs = torch.cat([network(part) for part in damaged.split(32)])
+    return (psnr(outputs, clean) - psnr(damaged, clean)).mean().item()
+
+
+def _learning_rate(config: TrainingConfig, iteration: int) -> float:
+    warmup = min(200, config.iterations // 10)
+    if iteration < warmup:
+        return config.learning_rate * (iteration + 1) / warmup
+    share = (iteration - warmup) / max(1, config.iterations - warmup)
+    return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * share))
+
+
+def train_tool(
+    config: TrainingConfig,
+    train: ImagePool,
+    validation: ImagePool,
+    folder: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    checkpoint_seconds: float = 120.0,
+    report: Callable[[Progress], None] = lambda progress: None,
+    card: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Train one tool, or go on where a killed run of the same configuration stopped.
+
+    Args:
+        config: what to train and how.
+        train: images to learn from.
+        validation: other images; the weights with the best validation gain are kept.
+        folder: receives ``<tool>.checkpoint`` on the way and ``<tool>.safetensors`` with its card at the end.
+        device: where everything runs.
+        checkpoint_seconds: time between two checkpoints.
+        report: called after every iteration.
+        card: further entries of the weights' card (what data, which commit).
+
+    Returns:
+        The card of the finished weights.
+
+    Raises:
+        InvalidArgument: if the folder holds a checkpoint of another configuration.
+        TrainingDiverged: if the loss explodes; the last good checkpoint stays.
+    """
+    spec, folder = specification(config.tool), Path(folder)
+    checkpoint = folder / f"{config.tool}.checkpoint"
+    run = _Run(config, spec, device)
+    if checkpoint.exists():
+        run.restore(load_checkpoint(checkpoint))
+    train, held_out = train.fitting(config.crop + 2 * KERNEL_RADIUS + _GRID - 1), validation_patches(validation, spec)
+    clean, damaged = (part.to(device) for part in held_out)
+
+    began = saved = time.monotonic()
+    while run.iteration < config.iterations and not run.out_of_patience():
+        batch = training_batch(train, spec, config, run.iteration, device)
+        loss = run.step(*batch)
+        if not math.isfinite(loss):
+            message = f"{config.tool} diverged at iteration {run.iteration} (loss {loss})"
+            raise TrainingDiverged(f"{message}; the last good checkpoint is kept in {checkpoint}")
+        gain = None
+        if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:
+            gain = mean_gain(run.average.module, clean, damaged)
+            run.judge(gain)
+        if time.monotonic() - saved > checkpoint_seconds:
+            run.seconds += time.monotonic() - began
+            began = saved = time.monotonic()
+            save_checkpoint(checkpoint, run.state())
+        report(Progress(run.iteration, config.iterations, loss, gain))
+    run.seconds += time.monotonic() - began
+    final = run.card(card or {}, str(device))
+    save_weights(folder / f"{config.tool}.safetensors", run.best, final)
+    checkpoint.unlink(missing_ok=True)
+    return final
+
+
+class _Run:
+    """The state of a training run: all that a checkpoint holds."""
+
+    def __init__(self, config: TrainingConfig, spec: ToolSpec, device: torch.device | str) -> None:
+        self.config, self.spec, self.device = config, spec, torch.device(device)
+        torch.manual_seed(config.seed)
+        network: nn.Module = build_network(spec.network)
+        if config.start:
+            if specification(config.start).network != spec.network:
+                raise InvalidArgument("start", f"a tool with a {spec.network} network", repr(config.start))
+            network.load_state_dict(load_network(config.start).state_dict())
+        self.network = network.requires_grad_(True).to(self.device, memory_format=torch.channels_last)
+        decay = torch.optim.swa_utils.get_ema_multi_avg_fn(config.averaging)
+        self.average = torch.optim.swa_utils.AveragedModel(self.network, multi_avg_fn=decay)
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), config.learning_rate, weight_decay=1e-4)
+        self.iteration, self.seconds = 0, 0.0
+        self.best_gain, self.best = -math.inf, self._averaged()
+        self.evaluations_since_best = 0
+
+    def _averaged(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.average.module.state_dict().items()}
+
+    def step(self, clean: Tensor, damaged: Tensor) -> float:
+        """One optimiser step; returns the loss, the negative mean PSNR in dB."""
+        damaged = damaged.contiguous(memory_format=torch.channels_last)
+        for group in self.optimizer.param_groups:
+            group["lr"] = _learning_rate(self.config, self.iteration)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            restored = self.network(damaged)
+        error = (restored.float() - clean).square().mean(dim=(1, 2, 3))
+        loss = 10.0 * torch.log10(error + 1e-7).mean()
+        value = loss.item()
+        if math.isfinite(value):
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.network.parameters(), 20.0)
+            self.optimizer.step()
+            self.average.update_parameters(self.network)
+        self.iteration += 1
+        return value
+
+    def judge(self, gain: float) -> None:
+        """Keep the averaged weights if they are the best so far."""
+        self.evaluations_since_best = 0 if gain > self.best_gain + 0.005 else self.evaluations_since_best + 1
+        if gain > self.best_gain:
+            self.best_gain, self.best = gain, self._averaged()
+
+    def out_of_patience(self) -> bool:
+        """Whether validation has stopped improving."""
+        return 0 < self.config.patience <= self.evaluations_since_best
+
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs."""
+        return {
+            "config": asdict(self.config),
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best,
+            "best_gain": self.best_gain,
+            "evaluations_since_best": self.evaluations_since_best,
+            "iteration": self.iteration,
+            "seconds": self.seconds,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint of the same configuration; another one is refused."""
+        theirs, ours = state["config"], asdict(self.config)
+        changed = [f"{k} was {theirs.get(k)!r}, is {v!r}" for k, v in ours.items() if theirs.get(k) != v]
+        if changed:
+            raise InvalidArgument("checkpoint", "of the same configuration", "; ".join(changed))
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.best, self.best_gain = state["best"], state["best_gain"]
+        self.evaluations_since_best = state["evaluations_since_best"]
+        self.iteration, self.seconds = state["iteration"], state["seconds"]
+
+    def card(self, extra: dict[str, Any], device: str) -> dict[str, Any]:
+        """The card of the best weights."""
+        return {
+            "name": self.spec.name,
+            "description": self.spec.description,
+            "network": self.spec.network,
+            "parameters": sum(value.numel() for value in self.best.values()),
+            "licence": "MIT",
+            "training": {**asdict(self.config), "iterations_done": self.iteration},
+            "seconds": round(self.seconds, 1),
+            "device": device,
+            "validation_gain_db": round(self.best_gain, 4),
+            **extra,
+        }
