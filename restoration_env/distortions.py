@@ -69,15 +69,26 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
 
 def _band_matrix(kernel: Tensor, side: int) -> Tensor:
     """The blur of a line of pixels, border replicated, as a matrix: (N, 21) to (N, 1, side, side)."""
-    shifts = _shift_matrices(side).to(kernel)
-    return (kernel @ shifts.view(len(shifts), -1)).view(-1, 1, side, side)
+    # Looked up, not multiplied out: then an image's bits do not depend on how many others are in the batch.
+    first, last = kernel.cumsum(1), kernel.flip(1).cumsum(1)
+    sums = torch.cat((kernel, first, last, torch.zeros_like(kernel[:, :1])), 1)
+    which = _band_entries(side).to(kernel.device)
+    return sums.index_select(1, which).view(-1, 1, side, side)
 
 
 @lru_cache(maxsize=8)
-def _shift_matrices(side: int) -> Tensor:
-    """(21, side, side): entry [k, i, j] is 1 where tap k of output i reads input j."""
-    reads = torch.arange(side)[None] + torch.arange(-KERNEL_RADIUS, KERNEL_RADIUS + 1)[:, None]
-    return F.one_hot(reads.clamp(0, side - 1), side).float()
+def _band_entries(side: int) -> Tensor:
+    """(side * side,): where entry [i, j], the weight of input j in output i, stands among the sums above."""
+    taps = 2 * KERNEL_RADIUS + 1
+    outputs, inputs = torch.arange(side)[:, None], torch.arange(side)
+    distance = inputs - outputs
+    entries = torch.where(distance.abs() <= KERNEL_RADIUS, distance + KERNEL_RADIUS, 3 * taps)
+    # The border pixels also stand for all pixels beyond them.
+    entries = torch.where((inputs == 0) & (outputs <= KERNEL_RADIUS), taps + KERNEL_RADIUS - outputs, entries)
+    from_end = side - 1 - outputs
+    at_end = (inputs == side - 1) & (from_end <= KERNEL_RADIUS)
+    entries = torch.where(at_end, 2 * taps + KERNEL_RADIUS - from_end, entries)
+    return entries.flatten() if side > 1 else torch.tensor([2 * taps - 1])
 
 
 def gaussian_noise(images: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
@@ -123,12 +134,17 @@ def distort(
     n = len(images)
     strengths = {"blur_sigma": blur_sigma, "noise_sigma": noise_sigma, "jpeg_quality": jpeg_quality}
     for name, values in strengths.items():
-        if not isinstance(values, Tensor) or values.shape != (n,):
+        if not isinstance(values, Tensor) or values.shape != (n,) or values.is_complex():
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise InvalidArgument(name, f"a tensor of shape ({n},)", got)
     for name in ("blur_sigma", "noise_sigma"):
         if not bool((strengths[name] >= 0).all() & torch.isfinite(strengths[name]).all()):
             raise InvalidArgument(name, "finite and 0 or more", strengths[name].tolist())
+    in_range = (jpeg_quality >= 1) & (jpeg_quality <= 100)  # false for NaN
+    if not bool((in_range | (jpeg_quality == LOSSLESS)).all()):
+        raise InvalidArgument("jpeg_quality", "between 1 and 100, or LOSSLESS", jpeg_quality.tolist())
+    if noise is not None and noise.shape != images.shape:
+        raise InvalidArgument("noise", f"of the images' shape {tuple(images.shape)}", tuple(noise.shape))
     if noise is None:
         noise = torch.randn(images.shape, generator=generator, dtype=images.dtype, device=images.device)
     blurred = gaussian_blur(images, blur_sigma.to(images.device))

@@ -37,7 +37,9 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def save_weights(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
+def save_weights(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], card: Mapping[str, Any]
+) -> None:
     """Write safetensors and, beside them, a JSON card that holds their sha256."""
     from safetensors.torch import save_file
 
@@ -60,7 +62,13 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     for file in (path, card_path):
         if not file.is_file():
             raise InvalidArgument("weights", "a safetensors file with its JSON card beside it", f"no {file}")
-    content, card = path.read_bytes(), json.loads(card_path.read_text(encoding="utf-8"))
+    content = path.read_bytes()
+    try:
+        card = json.loads(card_path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InvalidArgument("weights", "a file with a JSON card", f"{card_path}: {error}") from None
+    if not isinstance(card, dict):
+        raise InvalidArgument("weights", "a file with a card that is a JSON object", card_path)
     if hashlib.sha256(content).hexdigest() != card.get("sha256"):
         raise InvalidArgument("weights", f"the file that {card_path} describes", f"another sha256 in {path}")
     return load(content), card
@@ -83,6 +91,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is not its own
         raise InvalidArgument("checkpoint", "a file that training wrote", f"{path}: {error}") from None
+    if not isinstance(state, dict):
+        raise InvalidArgument("checkpoint", "a file that training wrote", f"{path}: a {type(state).__name__}")
+    return state

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from restoration_env.distortions import KERNEL_RADIUS, Recipe, distort
+from restoration_env.distortions import KERNEL_RADIUS, Recipe, gaussian_blur, gaussian_noise, jpeg_compression
 from restoration_env.errors import InvalidArgument, UnknownName, UnreadableImage
 from restoration_env.photos import SUFFIXES, read_photo
 from restoration_env.randomness import normal, uniform
@@ -30,6 +30,7 @@ _BUNDLED = {
     "test": ("chelsea.png", "coffee.png"),
 }
 _MCU = 16  # side of a 4:2:0 JPEG block
+_File = tuple[Path, int, int]  # a file as it was when listed: its path, size and time of change
 
 
 class ImagePool:
@@ -106,7 +107,8 @@ def damaged_patches(
     """Clean and damaged patches, each a pure function of its key.
 
     The damage is that of the whole image: blur sees the true surroundings, and the JPEG grid starts at the
-    image's corner, as when the published data was cut from damaged images.
+    image's corner, as when the published data was cut from damaged images. Only where the image's right or
+    bottom edge cuts a JPEG block in two may that block differ, because its padding does.
 
     Args:
         pool: images at least ``size`` pixels on each side.
@@ -120,27 +122,32 @@ def damaged_patches(
         clean and damaged, float32 (N, 3, size, size) in [0, 1].
     """
     place = uniform(keys, 3, stream=0)
-    margin = KERNEL_RADIUS + _MCU - 1
+    # The whole JPEG blocks that decide a patch: those it lies in and, as chroma is interpolated, one pixel around.
+    side = -(-(size + _MCU + 1 - size % 2) // _MCU) * _MCU
+    margin = side - size + KERNEL_RADIUS
     wide, corners = pool.crops(place, size, grid, margin)
     wide = wide.to(device).float() / 255.0
     keys = keys.to(device)
 
-    # Start each crop where a JPEG block of the whole image starts, at least a blur radius before the patch.
-    lead = KERNEL_RADIUS + (corners - KERNEL_RADIUS) % _MCU
-    start = margin - lead
-    side = size + 2 * KERNEL_RADIUS + _MCU - 1
-    crops = torch.stack([w[:, y : y + side, x : x + side] for w, (y, x) in zip(wide, start.tolist(), strict=True)])
-    strengths = recipe.draw(uniform(keys, 4, stream=2))
-    worse = distort(crops, *strengths, noise=normal(keys, tuple(crops.shape[1:]), stream=3))
-
-    def cut(batch: Tensor) -> Tensor:
-        pieces = [p[:, y : y + size, x : x + size] for p, (y, x) in zip(batch, lead.tolist(), strict=True)]
-        return torch.stack(pieces)
-
-    return cut(crops), cut(worse)
+    lead = corners - ((corners - 1) // _MCU * _MCU).clamp_min(0)
+    blocks = _cut(wide, margin - lead - KERNEL_RADIUS, side + 2 * KERNEL_RADIUS)
+    blur, noise, quality = recipe.draw(uniform(keys, 4, stream=2))
+    inside = slice(KERNEL_RADIUS, KERNEL_RADIUS + side)
+    worse = gaussian_blur(blocks, blur)[..., inside, inside]
+    worse = gaussian_noise(worse, noise, normal(keys, tuple(worse.shape[1:]), stream=3))
+    worse = jpeg_compression(worse, quality)
+    return _cut(blocks, lead + KERNEL_RADIUS, size), _cut(worse, lead, size)
 
 
-def load_images(source: str | os.PathLike[str] = "bundled", split: str = "train", *, scale: float = 1.0) -> ImagePool:
+def _cut(batch: Tensor, corners: Tensor, size: int) -> Tensor:
+    """Out of each image of a batch, the square of this size at its corner."""
+    pieces = [p[:, y : y + size, x : x + size] for p, (y, x) in zip(batch, corners.tolist(), strict=True)]
+    return torch.stack(pieces)
+
+
+def load_images(
+    source: str | os.PathLike[str] = "bundled", split: str = "train", *, scale: float = 1.0
+) -> ImagePool:
     """Load a source of clean images.
 
     Args:
@@ -158,29 +165,47 @@ def load_images(source: str | os.PathLike[str] = "bundled", split: str = "train"
         raise UnknownName("split", split, SPLITS)
     if not 0.0 < scale <= 1.0:
         raise InvalidArgument("scale", "above 0 and at most 1", scale)
-    return _load(str(source), split, scale)
-
-
-@lru_cache(maxsize=8)
-def _load(source: str, split: str, scale: float) -> ImagePool:
     if source == "bundled":
         files = _bundled(split)
     elif source == "div2k":
         files = _div2k(split)
     else:
         files = _folder(Path(source), split)
-    images, names = [], []
-    for file in files:
+    pool, skipped = _read(tuple(_listed(file) for file in files), scale)
+    for error in skipped:
+        warnings.warn(f"skipped: {error}", stacklevel=2)
+    if pool is None:
+        raise InvalidArgument(
+            "images", f"a source with a readable image in its {split} split", repr(str(source))
+        )
+    return pool
+
+
+def _listed(path: Path) -> _File:
+    try:
+        status = path.stat()
+    except OSError:
+        return path, 0, 0  # reading it says what is wrong
+    return path, status.st_size, status.st_mtime_ns
+
+
+# Sizes and times are part of what is asked for, so a changed file is read again.
+@lru_cache(maxsize=8)
+def _read(files: tuple[_File, ...], scale: float) -> tuple[ImagePool | None, tuple[str, ...]]:
+    """The images of the files that can be read, and why the others cannot."""
+    images, names, skipped = [], [], []
+    for path, _, _ in files:
         try:
-            rgb = read_photo(file).rgb
+            images.append(_resized(read_photo(path).rgb, scale))
+            names.append(path.name)
         except UnreadableImage as error:
-            warnings.warn(f"skipped: {error}", stacklevel=4)
-            continue
-        images.append(_resized(rgb, scale))
-        names.append(file.name)
-    if not images:
-        raise InvalidArgument("images", f"a source with a readable image in its {split} split", repr(source))
-    return ImagePool(images, names)
+            skipped.append(str(error))
+    return (ImagePool(images, names) if images else None), tuple(skipped)
+
+
+@lru_cache(maxsize=1 << 16)
+def _digest(file: _File) -> str:
+    return hashlib.sha256(file[0].read_bytes()).hexdigest()
 
 
 def _resized(rgb: np.ndarray, scale: float) -> np.ndarray:
@@ -215,7 +240,7 @@ def _folder(folder: Path, split: str) -> list[Path]:
     if not files:
         raise InvalidArgument("images", "a folder with " + ", ".join(SUFFIXES) + " files", repr(str(folder)))
     # By content: renaming a file, or holding it twice, never moves an image between splits.
-    by_content = {hashlib.sha256(p.read_bytes()).hexdigest(): p for p in reversed(files)}
+    by_content = {_digest(_listed(p)): p for p in reversed(files)}
     ranked = [by_content[digest] for digest in sorted(by_content)]
     tenth = max(1, len(ranked) // 10) if len(ranked) >= 3 else 0
     parts = {"test": ranked[:tenth], "validation": ranked[tenth : 2 * tenth], "train": ranked[2 * tenth :]}

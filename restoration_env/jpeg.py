@@ -40,6 +40,8 @@ _DCT = (
     (2260, -6436, 9633, -11363, 11363, -9633, 6436, -2260),
 )
 
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
 
 def jpeg(images: Tensor, quality: Tensor) -> Tensor:
     """Compress and decompress, bit for bit as libjpeg.
@@ -55,9 +57,12 @@ def jpeg(images: Tensor, quality: Tensor) -> Tensor:
         InvalidArgument: if the images are not uint8 (N, 3, H, W) or a quality is outside 1..100.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
-        raise InvalidArgument("images", "uint8 of shape (N, 3, H, W)", f"{images.dtype} {tuple(images.shape)}")
-    if quality.shape != images.shape[:1] or quality.is_floating_point():
+        raise InvalidArgument(
+            "images", "uint8 of shape (N, 3, H, W)", f"{images.dtype} {tuple(images.shape)}"
+        )
+    if quality.shape != images.shape[:1] or quality.dtype not in _INTEGERS:
         raise InvalidArgument("quality", f"{len(images)} integers", f"{quality.dtype} {tuple(quality.shape)}")
+    quality = quality.to(images.device)
     if bool(((quality < 1) | (quality > 100)).any()):
         raise InvalidArgument("quality", "between 1 and 100", quality.tolist())
 

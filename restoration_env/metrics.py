@@ -15,6 +15,9 @@ def _check_pair(images: Tensor, references: Tensor) -> None:
     if images.shape != references.shape or images.ndim != 4:
         got = f"{tuple(images.shape)} and {tuple(references.shape)}"
         raise InvalidArgument("images and references", "of one shape (N, C, H, W)", got)
+    if not (images.is_floating_point() and references.is_floating_point()):  # whole numbers would wrap around
+        got = f"{images.dtype} and {references.dtype}"
+        raise InvalidArgument("images and references", "float tensors with values in [0, 1]", got)
 
 
 def psnr(images: Tensor, references: Tensor) -> Tensor:

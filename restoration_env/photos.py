@@ -16,11 +16,15 @@ from restoration_env.files import replacing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 _ORIENTATION = 0x0112
+# A TIFF file keeps how its pixels are stored among its tags. These describe the photograph: description, make,
+# model, orientation, resolution (3), software, date, artist, computer, copyright, camera settings, GPS.
+_ABOUT_THE_PHOTO = {270, 271, 272, _ORIENTATION, 282, 283, 296, 305, 306, 315, 316, 33432, 34665, 34853}
+_JPEG_EXIF_BYTES = 65533  # what one JPEG segment holds
 _WRITERS = {
     ".png": ("PNG", {}),
     ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
     ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".webp": ("WEBP", {"lossless": True}),
+    ".webp": ("WEBP", {"lossless": True, "exact": True}),
     ".tif": ("TIFF", {"compression": "tiff_deflate"}),
     ".tiff": ("TIFF", {"compression": "tiff_deflate"}),
     ".bmp": ("BMP", {}),
@@ -55,8 +59,8 @@ def read_photo(path: str | os.PathLike[str]) -> Photo:
     path = Path(path)
     if path.is_dir():
         raise UnreadableImage(path, "a directory")
-    if not path.exists():
-        raise UnreadableImage(path, "no such file")
+    if not path.is_file():
+        raise UnreadableImage(path, "something that is not a file" if path.exists() else "no such file")
     if path.stat().st_size == 0:
         raise UnreadableImage(path, "an empty file")
     try:
@@ -66,28 +70,53 @@ def read_photo(path: str | os.PathLike[str]) -> Photo:
                 return _photo(file)
     except UnidentifiedImageError:
         raise UnreadableImage(path, "a file that is not an image") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except PermissionError:
+        raise UnreadableImage(path, "a file that may not be read") from None
+    except Image.DecompressionBombError as error:
+        raise UnreadableImage(path, f"too large an image ({error})") from None
+    except Exception as error:  # Pillow raises many kinds for damaged bytes
         raise UnreadableImage(path, f"a damaged file ({error})") from None
 
 
 def _photo(file: Image.Image) -> Photo:
-    icc_profile, exif = file.info.get("icc_profile"), file.getexif()
-    upright = ImageOps.exif_transpose(file)
-    if exif:
-        exif[_ORIENTATION] = 1
-    exif_bytes = exif.tobytes() if exif else None
+    file.load()
+    try:
+        upright, exif = ImageOps.exif_transpose(file), _upright_exif(file)
+    except Exception:  # Pillow raises many kinds for a malformed EXIF block; the picture itself is whole
+        upright, exif = file.copy(), None
+    icc_profile = file.info.get("icc_profile")
+    if file.mode == "CMYK" or _colour_space(icc_profile) == b"CMYK":
+        icc_profile = None  # it says nothing about the RGB values that the pixels are converted to
     grey = upright.mode in ("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L")
     if upright.mode in ("I", "F", "I;16", "I;16B", "I;16L"):
         values = np.asarray(upright).astype(np.float64)
-        peak = 65535.0 if values.max(initial=0) > 255 else 255.0
+        values = np.nan_to_num(values)
+        sixteen_bit = upright.mode.startswith("I;16") or file.format == "PNG"
+        peak = 65535.0 if sixteen_bit or values.max(initial=0) > 255 else 255.0
         if upright.mode == "F" and values.max(initial=0) <= 1.0:
             peak = 1.0
         eight_bit = np.clip(np.round(values * (255.0 / peak)), 0, 255).astype(np.uint8)
-        return Photo(np.repeat(eight_bit[..., None], 3, 2), None, icc_profile, exif_bytes, grey=True)
-    has_alpha = "A" in upright.getbands() or "transparency" in upright.info
+        return Photo(np.repeat(eight_bit[..., None], 3, 2), None, icc_profile, exif, grey=True)
+    has_alpha = upright.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in upright.info
     alpha = np.array(upright.convert("RGBA").getchannel("A")) if has_alpha else None
     rgb = np.array((upright.convert("RGBA") if has_alpha else upright).convert("RGB"))
-    return Photo(rgb, alpha, icc_profile, exif_bytes, grey)
+    return Photo(rgb, alpha, icc_profile, exif, grey)
+
+
+def _upright_exif(file: Image.Image) -> bytes | None:
+    exif = file.getexif()
+    if file.format == "TIFF":
+        for tag in set(exif) - _ABOUT_THE_PHOTO:
+            del exif[tag]
+    if not exif:
+        return None
+    exif[_ORIENTATION] = 1
+    return exif.tobytes()
+
+
+def _colour_space(icc_profile: bytes | None) -> bytes:
+    """The colour space that a profile's header names, as in b"RGB ", b"GRAY" or b"CMYK"."""
+    return (icc_profile or b"")[16:20]
 
 
 def check_suffix(path: str | os.PathLike[str], argument: str) -> None:
@@ -99,6 +128,8 @@ def check_suffix(path: str | os.PathLike[str], argument: str) -> None:
 def write_photo(photo: Photo, path: str | os.PathLike[str]) -> None:
     """Write a photograph in the format its path's ending names, atomically.
 
+    JPEG and BMP hold no alpha channel, BMP no colour profile and no EXIF; these are left out there.
+
     Raises:
         InvalidArgument: if the ending names no known format.
     """
@@ -108,12 +139,17 @@ def write_photo(photo: Photo, path: str | os.PathLike[str]) -> None:
     if photo.grey:
         image = image.convert("L")
     if photo.alpha is not None and kind not in ("JPEG", "BMP"):
-        image = image.convert("LA" if photo.grey and kind == "PNG" else "RGBA")
+        image = image.convert("LA" if photo.grey and kind in ("PNG", "TIFF") else "RGBA")
         image.putalpha(Image.fromarray(photo.alpha))
     extra: dict[str, Any] = dict(options)
-    if photo.icc_profile and kind != "BMP":
+    holds_rgb = image.mode.startswith("RGB") or kind == "WEBP"
+    if (
+        photo.icc_profile
+        and kind != "BMP"
+        and not (holds_rgb and _colour_space(photo.icc_profile) == b"GRAY")
+    ):
         extra["icc_profile"] = photo.icc_profile
-    if photo.exif and kind != "BMP":
+    if photo.exif and kind != "BMP" and (kind != "JPEG" or len(photo.exif) <= _JPEG_EXIF_BYTES):
         extra["exif"] = photo.exif
     with replacing(path) as temporary:
         image.save(temporary, kind, **extra)

@@ -12,6 +12,7 @@ from restoration_env.distortions import check_images
 from restoration_env.errors import InvalidArgument, UnknownName
 
 PRECISIONS = ("float32", "bfloat16")
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _CHUNK = 32  # images a tool works on at once: activations that stay in the processor's cache
 
 
@@ -43,9 +44,14 @@ class Tool:
         """Apply the tool to float (N, 3, H, W)."""
         images = images.contiguous(memory_format=torch.channels_last)
         if self.precision == "float32":
-            return self.function(images)
-        with torch.autocast(images.device.type, torch.bfloat16):
-            return self.function(images)
+            result = self.function(images)
+        else:
+            with torch.autocast(images.device.type, torch.bfloat16):
+                result = self.function(images)
+        if result.shape != images.shape:
+            expected = f"a function that keeps the shape {tuple(images.shape)}"
+            raise InvalidArgument(f"tool {self.name!r}", expected, tuple(result.shape))
+        return result
 
 
 class Toolbox:
@@ -63,8 +69,9 @@ class Toolbox:
         self.tools = tuple(tools)
         self.names = tuple(tool.name for tool in tools)
         self.stop = len(self.tools)
-        if not self.tools or len(set(self.names)) < len(self.names):
-            raise InvalidArgument("tools", "at least one tool, no two of the same name", self.names)
+        if not self.tools or len(set(self.names)) < len(self.names) or "stop" in self.names:
+            expected = "at least one tool, no two of the same name, none named 'stop'"
+            raise InvalidArgument("tools", expected, self.names)
 
     def __len__(self) -> int:
         return len(self.tools)
@@ -115,8 +122,13 @@ class Toolbox:
 
 def check_actions(actions: Tensor, count: int, stop: int) -> None:
     """Refuse anything but ``count`` integers between 0 and ``stop``."""
-    if not isinstance(actions, Tensor) or actions.is_floating_point() or actions.shape != (count,):
-        got = f"{actions.dtype} {tuple(actions.shape)}" if isinstance(actions, Tensor) else type(actions).__name__
+    integer = isinstance(actions, Tensor) and actions.dtype in _INTEGERS
+    if not integer or actions.shape != (count,):
+        got = (
+            f"{actions.dtype} {tuple(actions.shape)}"
+            if isinstance(actions, Tensor)
+            else type(actions).__name__
+        )
         raise InvalidArgument("actions", f"an integer tensor of shape ({count},)", got)
     if count and not (0 <= int(actions.min()) and int(actions.max()) <= stop):
         raise InvalidArgument("actions", f"between 0 and {stop} (stop)", actions.tolist())

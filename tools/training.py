@@ -210,6 +210,8 @@ class _Run:
             if specification(config.start).network != spec.network:
                 raise InvalidArgument("start", f"a tool with a {spec.network} network", repr(config.start))
             network.load_state_dict(load_network(config.start).state_dict())
+        else:  # begin as the identity: a random correction is worse than none, and learning to undo it kills ReLUs
+            nn.init.zeros_(list(network.parameters())[-2])
         self.network = network.requires_grad_(True).to(self.device, memory_format=torch.channels_last)
         decay = torch.optim.swa_utils.get_ema_multi_avg_fn(config.averaging)
         self.average = torch.optim.swa_utils.AveragedModel(self.network, multi_avg_fn=decay)

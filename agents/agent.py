@@ -1,0 +1,152 @@
+"""The toolchain agent: the trained network with its toolbox, ready to restore."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from restoration_env.agents.network import State, ToolchainNetwork
+from restoration_env.agents.policies import Restorations, restore_batch
+from restoration_env.devices import find_device
+from restoration_env.errors import InvalidArgument, UnknownName
+from restoration_env.files import read_weights, save_weights
+from restoration_env.registry import load_toolbox
+from restoration_env.toolbox import Toolbox
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+class ToolchainAgent:
+    """Looks at an image and picks the next tool by the highest Q value.
+
+    An image larger than the network's patch is judged by patches spread over it: the action is the one with
+    the highest mean Q value. A smaller one is extended by its own edge for the judgement.
+
+    Attributes:
+        network: the Q network.
+        toolbox: what its actions do.
+        max_steps: the horizon it was trained for.
+        card: what trained it, or an empty dictionary.
+        q_values: float (N, actions), those of the latest `act`.
+    """
+
+    name = "agent"
+    patches_per_side = 8
+
+    def __init__(
+        self, network: ToolchainNetwork, toolbox: Toolbox, max_steps: int = 3, card: Mapping[str, Any] | None = None
+    ) -> None:
+        if network.tools != len(toolbox):
+            expected = f"of an agent for the {len(toolbox)} tools of {toolbox.name}"
+            raise InvalidArgument("weights", expected, f"one for {network.tools} tools")
+        self.network, self.toolbox, self.max_steps = network.eval(), toolbox, max_steps
+        self.card = dict(card or {})
+        self.q_values = torch.empty(0)
+        self._state: State = network.initial_state(0)
+
+    def reset(self, count: int) -> None:
+        """Forget what was seen: ``count`` new images come."""
+        self._state = self.network.initial_state(0)
+
+    @torch.no_grad()
+    def act(self, observation: Mapping[str, Tensor]) -> Tensor:
+        """The action with the highest Q value for each image, int64 (N,)."""
+        last = observation["last_action"]
+        patches = self._patches(observation["image"])
+        per_image = len(patches) // len(last)
+        if len(self._state[0]) != len(patches):
+            self._state = self.network.initial_state(len(patches))
+        q, self._state = self.network(patches, last.repeat_interleave(per_image), self._state)
+        self.q_values = q.view(len(last), per_image, -1).mean(1)
+        return self.q_values.argmax(1)
+
+    def _patches(self, images: Tensor) -> Tensor:
+        """Patches (N * P, 3, S, S) spread over images (N, 3, H, W)."""
+        size, (height, width) = self.network.patch_size, images.shape[-2:]
+        if (height, width) == (size, size):
+            return images
+        down, right = max(0, size - height), max(0, size - width)
+        if down or right:
+            padded = F.pad(images.float(), (0, right, 0, down), mode="replicate")
+            images = padded.to(images.dtype)
+        tops, lefts = (_spread(side, size, self.patches_per_side) for side in images.shape[-2:])
+        pieces = [images[:, :, y : y + size, x : x + size] for y in tops for x in lefts]
+        return torch.stack(pieces, 1).flatten(0, 1)
+
+    def restore(self, images: Tensor, *, keep_frames: bool = False) -> Restorations:
+        """Restore damaged images.
+
+        Args:
+            images: float (N, 3, H, W) in [0, 1], of any size.
+            keep_frames: also return the images after each step.
+
+        Returns:
+            ``.images`` float (N, 3, H, W) in [0, 1] and ``.actions`` int64 (N, max_steps), padded with -1.
+
+        Raises:
+            InvalidArgument: for images of another shape, type or range.
+        """
+        return restore_batch(self, self.toolbox, images, max_steps=self.max_steps, keep_frames=keep_frames)
+
+
+def _spread(side: int, size: int, most: int) -> list[int]:
+    """Starts of at most ``most`` patches along a side, at multiples of 8 (the JPEG grid), even in space."""
+    steps = (side - size) // 8
+    count = min(most, steps + 1)
+    return sorted({8 * round(i * steps / max(1, count - 1)) for i in range(count)})
+
+
+def agent_names(folder: Path = WEIGHTS) -> tuple[str, ...]:
+    """The agents that ship in the package."""
+    return tuple(sorted(path.stem for path in folder.glob("*.safetensors")))
+
+
+def load_agent(
+    name: str | Path = "toolchain",
+    *,
+    device: str = "cpu",
+    precision: str = "float32",
+    toolbox: Toolbox | None = None,
+) -> ToolchainAgent:
+    """A trained agent with its toolbox.
+
+    Args:
+        name: an agent that ships in the package, or the path of a safetensors file with its card.
+        device: where it computes: "cpu", "cuda", "cuda:N" or "auto".
+        precision: of the tools, "float32" or "bfloat16".
+        toolbox: the tools to use; those it was trained with if None.
+
+    Raises:
+        UnknownName: if no such agent ships; the message lists those that do.
+        InvalidArgument: if the weights are damaged or were trained for another number of actions.
+    """
+    where = find_device(device)
+    path = Path(name)
+    if path.suffix != ".safetensors":
+        if str(name) not in agent_names():
+            raise UnknownName("agent", str(name), agent_names())
+        path = WEIGHTS / f"{name}.safetensors"
+    tensors, card = read_weights(path)
+    network = ToolchainNetwork(card["tools"], card["patch_size"])
+    network.load_state_dict(tensors)
+    tools = toolbox or load_toolbox(card["toolbox"], device=where, precision=precision)
+    return ToolchainAgent(network.to(where).requires_grad_(False), tools, card["max_steps"], card)
+
+
+def save_agent(path: str | Path, agent: ToolchainAgent, card: Mapping[str, Any]) -> None:
+    """Write an agent's weights and card; ``card`` says what trained it and how well it does."""
+    facts = {
+        "toolbox": agent.toolbox.name,
+        "tools": agent.network.tools,
+        "tool_names": list(agent.toolbox.names),
+        "patch_size": agent.network.patch_size,
+        "max_steps": agent.max_steps,
+        "parameters": sum(p.numel() for p in agent.network.parameters()),
+        "licence": "MIT",
+    }
+    save_weights(path, agent.network.state_dict(), {**facts, **card})

@@ -1,0 +1,71 @@
+"""The agent's network (RL-Restore, Yu et al., CVPR 2018, Section 3.2), as in the released checkpoint."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+State = tuple[Tensor, Tensor]
+
+
+class ToolchainNetwork(nn.Module):
+    """Four strided convolutions, a recurrent memory of the toolchain so far, and a Q value per action.
+
+    87,863 parameters for 12 tools and 63x63 patches; 14.1 M multiply-adds a patch. The convolutions pad as
+    TensorFlow's SAME does, (4, 4) and then (1, 2), and the features are flattened in the order height,
+    width, channel, so that the published weights fit.
+
+    Args:
+        tools: how many tools there are; one more action stops.
+        patch_size: side of the patches in pixels.
+    """
+
+    def __init__(self, tools: int = 12, patch_size: int = 63) -> None:
+        super().__init__()
+        self.tools, self.patch_size = tools, patch_size
+        self.convs = nn.ModuleList(
+            nn.Conv2d(inputs, outputs, kernel, stride=2)
+            for inputs, outputs, kernel in ((3, 32, 9), (32, 24, 5), (24, 24, 5), (24, 24, 5))
+        )
+        side = patch_size
+        for _ in self.convs:
+            side = -(-side // 2)
+        self.fc = nn.Linear(24 * side * side, 32)
+        self.gates = nn.Linear(32 + tools + 50, 4 * 50)
+        self.q = nn.Linear(50, tools + 1)
+
+    def initial_state(self, count: int) -> State:
+        """The memory before the first step: two float (count, 50)."""
+        zeros = self.q.weight.new_zeros(count, 50)
+        return zeros, zeros
+
+    def features(self, images: Tensor) -> Tensor:
+        """Images, uint8 or float in [0, 1] (N, 3, H, W), to features (N, 32)."""
+        x = images.float() / 255.0 if images.dtype == torch.uint8 else images
+        x = x.contiguous(memory_format=torch.channels_last)
+        for conv in self.convs:
+            x = F.relu(conv(_pad_same(x, conv.kernel_size[0])), inplace=True)
+        return F.relu(self.fc(x.permute(0, 2, 3, 1).flatten(1)))
+
+    def advance(self, features: Tensor, last_action: Tensor, state: State) -> tuple[Tensor, State]:
+        """One step of the memory: Q values (N, tools + 1) and the next state.
+
+        ``last_action`` int64 (N,) is the tool used last, or ``tools`` before the first.
+        """
+        hidden, cell = state
+        previous = F.one_hot(last_action, self.tools + 1)[:, : self.tools].to(features)
+        i, j, f, o = self.gates(torch.cat((features, previous, hidden), 1)).chunk(4, 1)
+        cell = cell * torch.sigmoid(f + 1.0) + torch.sigmoid(i) * torch.tanh(j)
+        hidden = torch.tanh(cell) * torch.sigmoid(o)
+        return self.q(hidden), (hidden, cell)
+
+    def forward(self, images: Tensor, last_action: Tensor, state: State) -> tuple[Tensor, State]:
+        """Q values (N, tools + 1) of what is seen now, and the next state."""
+        return self.advance(self.features(images), last_action, state)
+
+
+def _pad_same(x: Tensor, kernel: int) -> Tensor:
+    """TensorFlow's SAME padding for stride 2: what is odd goes to the bottom and the right."""
+    height, width = (max(0, (-(-side // 2) - 1) * 2 + kernel - side) for side in x.shape[-2:])
+    return F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))

@@ -1,0 +1,55 @@
+"""A replay memory of whole episodes that stores every image once, in eight bits."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class EpisodeBatch(NamedTuple):
+    """Episodes side by side: N of them, T steps each.
+
+    Attributes:
+        images: uint8 (N, T, 3, H, W), what was seen before each action.
+        last_actions: int64 (N, T), what had been done before it.
+        actions: int64 (N, T).
+        rewards: float32 (N, T).
+        valid: bool (N, T), whether the step was taken.
+    """
+
+    images: Tensor
+    last_actions: Tensor
+    actions: Tensor
+    rewards: Tensor
+    valid: Tensor
+
+
+class EpisodeReplay:
+    """Keeps the newest ``capacity`` episodes on one device; memory is taken when it is first needed."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.count, self._next = capacity, 0, 0
+        self._store: EpisodeBatch | None = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def add(self, batch: EpisodeBatch) -> None:
+        """Store episodes in the place of the oldest."""
+        if self._store is None:
+            self._store = EpisodeBatch(*(part.new_zeros((self.capacity, *part.shape[1:])) for part in batch))
+        size = len(batch.images)
+        rows = (self._next + torch.arange(size, device=batch.images.device)) % self.capacity
+        for held, part in zip(self._store, batch, strict=True):
+            held[rows] = part
+        self._next = (self._next + size) % self.capacity
+        self.count = min(self.count + size, self.capacity)
+
+    def sample(self, size: int, generator: torch.Generator) -> EpisodeBatch:
+        """Draw episodes uniformly, with replacement."""
+        if self._store is None:
+            raise RuntimeError("the replay memory is empty")
+        rows = torch.randint(self.count, (size,), generator=generator).to(self._store.images.device)
+        return EpisodeBatch(*(part[rows] for part in self._store))

@@ -1,0 +1,138 @@
+"""The decision process of RL-Restore (Yu et al., CVPR 2018, Section 3), for a batch of images at once.
+
+State: the image as restored so far, the previous action, the steps left. Action: a tool, or stop. Reward: the
+gain in PSNR. An episode ends with the stop action or when its steps are used up. Everything that steps in
+this project, environments, agents, oracles and the restoration of photographs, stands on this one class.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from restoration_env.errors import InvalidArgument
+from restoration_env.metrics import metric, psnr
+from restoration_env.toolbox import Toolbox
+
+NO_ACTION = -1  # in a toolchain: a step not taken
+
+
+class Episodes:
+    """N restoration episodes on one device. The batch is empty until `begin`.
+
+    Attributes:
+        toolbox: what the actions do.
+        max_steps: the most actions of an episode; stop counts as one.
+        images: float (N, 3, H, W), as restored so far, not clipped (as published).
+        damaged: float (N, 3, H, W), as the episode began.
+        clean: float (N, 3, H, W); NaN where there is no reference, as for real photographs.
+        psnr: float64 (N,), of the images; ``psnr_initial`` of the damaged ones.
+        last_action: int64 (N,), the tool used last, or ``len(toolbox)`` for none.
+        steps_left: int64 (N,).
+        done: bool (N,).
+        toolchain: int64 (N, max_steps), the actions taken, then ``NO_ACTION``.
+    """
+
+    def __init__(self, toolbox: Toolbox, *, max_steps: int = 3, reward: str = "psnr") -> None:
+        if not isinstance(max_steps, int) or max_steps < 1:
+            raise InvalidArgument("max_steps", "an integer of 1 or more", repr(max_steps))
+        self.toolbox, self.max_steps = toolbox, max_steps
+        self.metric = metric(reward)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def begin(self, damaged: Tensor, clean: Tensor | None = None, rows: Tensor | None = None) -> None:
+        """Begin new episodes, in all rows or in the given ones.
+
+        Args:
+            damaged: float (N, 3, H, W) in [0, 1].
+            clean: the references, the same shape; without them every PSNR and reward is NaN.
+            rows: int64 (N,), the rows to begin anew; None replaces the whole batch.
+        """
+        clean = torch.full_like(damaged, torch.nan) if clean is None else clean
+        quality = psnr(damaged, clean)
+        count, device = len(damaged), damaged.device
+        fresh = {
+            "images": damaged.clone(),
+            "damaged": damaged,
+            "clean": clean,
+            "psnr": quality,
+            "psnr_initial": quality.clone(),
+            "score": quality.clone() if self.metric is psnr else self.metric(damaged, clean),
+            "last_action": torch.full((count,), self.toolbox.stop, device=device),
+            "steps_left": torch.full((count,), self.max_steps, device=device),
+            "done": torch.zeros(count, dtype=torch.bool, device=device),
+            "toolchain": torch.full((count, self.max_steps), NO_ACTION, device=device),
+        }
+        for name, value in fresh.items():
+            if rows is None:
+                setattr(self, name, value)
+            else:
+                getattr(self, name)[rows] = value
+
+    images: Tensor
+    damaged: Tensor
+    clean: Tensor
+    psnr: Tensor
+    psnr_initial: Tensor
+    score: Tensor
+    last_action: Tensor
+    steps_left: Tensor
+    done: Tensor
+    toolchain: Tensor
+
+    def step(self, actions: Tensor) -> Tensor:
+        """Take one action in every episode; an episode that is done stays as it is, with reward 0.
+
+        Args:
+            actions: int64 (N,), 0 .. len(toolbox); the last one stops.
+
+        Returns:
+            Rewards, float64 (N,): the gain in PSNR (or the chosen metric), exactly 0 for stop.
+        """
+        stop = self.toolbox.stop
+        actions = actions.to(self.images.device)
+        chosen = torch.where(self.done, stop, actions)
+        self.images = self.toolbox.apply(self.images, chosen, check=False)
+
+        before = self.score
+        self.psnr = torch.where(chosen == stop, self.psnr, psnr(self.images, self.clean))
+        if self.metric is psnr:
+            self.score = self.psnr.clone()
+        else:
+            self.score = torch.where(chosen == stop, before, self.metric(self.images, self.clean))
+        rewards = torch.where(chosen == stop, 0.0, self.score - before)
+
+        taken = (self.max_steps - self.steps_left).clamp_max(self.max_steps - 1)[:, None]
+        record = torch.where(self.done, self.toolchain.gather(1, taken)[:, 0], actions)
+        self.toolchain = self.toolchain.scatter(1, taken, record[:, None])
+        self.last_action = torch.where(self.done, self.last_action, chosen)
+        self.steps_left = torch.where(self.done, self.steps_left, self.steps_left - 1)
+        self.done = self.done | (chosen == stop) | (self.steps_left == 0)
+        return rewards
+
+    def observation(self) -> dict[str, Tensor]:
+        """What a policy sees: ``image`` uint8 (N, 3, H, W), ``last_action`` and ``steps_left`` int64 (N,)."""
+        pixels = (self.images * 255.0).round_().clamp_(0.0, 255.0).to(torch.uint8)
+        return {
+            "image": pixels.contiguous(),
+            "last_action": self.last_action.clone(),
+            "steps_left": self.steps_left.clone(),
+        }
+
+    def action_mask(self) -> Tensor:
+        """Which actions can change anything, int8 (N, len(toolbox) + 1): all, and only stop when done."""
+        mask = (~self.done).to(torch.int8)[:, None].repeat(1, len(self.toolbox) + 1)
+        mask[:, -1] = 1
+        return mask
+
+    def info(self) -> dict[str, Tensor]:
+        """Numbers about the episodes, a row each."""
+        return {
+            "psnr": self.psnr.clone(),
+            "psnr_initial": self.psnr_initial.clone(),
+            "psnr_gain": self.psnr - self.psnr_initial,
+            "toolchain": self.toolchain.clone(),
+            "action_mask": self.action_mask(),
+        }

@@ -1,0 +1,30 @@
+"""What Gymnasium users see of a batch of episodes: spaces, channels last, NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from gymnasium import spaces
+from torch import Tensor
+
+
+def observation_space(patch_size: int, tools: int, max_steps: int) -> spaces.Dict:
+    """The observation space of one episode."""
+    return spaces.Dict(
+        {
+            "image": spaces.Box(0, 255, (patch_size, patch_size, 3), np.uint8),
+            "last_action": spaces.Discrete(tools + 1),
+            "steps_left": spaces.Discrete(max_steps + 1),
+        }
+    )
+
+
+def to_channels_last(observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The observation with its images as (N, H, W, 3), as Gymnasium users expect them."""
+    return {**observation, "image": observation["image"].permute(0, 2, 3, 1).contiguous()}
+
+
+def to_numpy(values: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Copies of tensors on the host."""
+    return {name: value.cpu().numpy() for name, value in values.items()}

@@ -1,0 +1,57 @@
+"""Where episodes come from: photographs, a recipe of damage and a patch size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from restoration_env.devices import find_device
+from restoration_env.distortions import Recipe, distort, recipe
+from restoration_env.errors import InvalidArgument, UnknownName
+from restoration_env.images import GRIDS, damaged_patches, load_images
+from restoration_env.randomness import normal, uniform
+
+
+class EpisodeSource:
+    """Draws the clean and the damaged image of an episode, a pure function of its key."""
+
+    def __init__(self, images: str, split: str, severity: str, patch_size: int, grid: str, device: str) -> None:
+        if not isinstance(patch_size, int) or patch_size < 16:
+            raise InvalidArgument("patch_size", "an integer of 16 or more", repr(patch_size))
+        if grid not in GRIDS:
+            raise UnknownName("grid", grid, GRIDS)
+        self.recipe = recipe(severity)
+        self.device = find_device(device)
+        self.pool = load_images(images, split).fitting(patch_size)
+        self.patch_size, self.grid = patch_size, grid
+
+    def draw(self, keys: Tensor, options: Mapping[str, Any] | None = None) -> tuple[Tensor, Tensor]:
+        """Clean and damaged patches, float (N, 3, size, size): a pure function of keys (N,) and options."""
+        options = dict(options or {})
+        severity, image = options.pop("severity", None), options.pop("image", None)
+        damaged = options.pop("damaged", None)
+        if options or (damaged is not None and image is None):
+            raise InvalidArgument("options", "of the keys 'severity', 'image', and 'damaged' beside an 'image'", options)
+        how = self.recipe if severity is None else recipe(severity)
+        if image is None:
+            return damaged_patches(self.pool, keys, how, self.patch_size, grid=self.grid, device=self.device)
+        clean = self._patch(image, "options['image']").repeat(len(keys), 1, 1, 1)
+        if damaged is not None:
+            return clean, self._patch(damaged, "options['damaged']").repeat(len(keys), 1, 1, 1)
+        return clean, _damage(clean, keys.to(self.device), how)
+
+    def _patch(self, image: Any, argument: str) -> Tensor:
+        shape = (self.patch_size, self.patch_size, 3)
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape != shape:
+            got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise InvalidArgument(argument, f"a uint8 array of shape {shape}", got)
+        return torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(self.device).float() / 255.0
+
+
+def _damage(clean: Tensor, keys: Tensor, how: Recipe) -> Tensor:
+    strengths = how.draw(uniform(keys, 4, stream=2))
+    return distort(clean, *strengths, noise=normal(keys, tuple(clean.shape[1:]), stream=3))

@@ -1,0 +1,172 @@
+"""`RestoreVectorEnv`: N episodes stepped as one batch, behind Gymnasium's vector interface."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from gymnasium import spaces
+from torch import Tensor
+
+from restoration_env.episodes import Episodes
+from restoration_env.errors import InvalidArgument, UnknownName
+from restoration_env.observations import observation_space, to_channels_last, to_numpy
+from restoration_env.randomness import draw_keys
+from restoration_env.registry import load_toolbox
+from restoration_env.source import EpisodeSource
+from restoration_env.toolbox import check_actions
+
+OUTPUTS = ("numpy", "torch")
+
+
+class RestoreVectorEnv(VectorEnv):
+    """N copies of `RestoreEnv`, one batch: every tool runs once on all images that chose it.
+
+    Takes the arguments of `RestoreEnv` (without rendering), and
+
+    Args:
+        num_envs: N.
+        autoreset_mode: SAME_STEP (default: the next episode begins in the step that ends one, and the last
+            observation is in ``info["final_obs"]``), NEXT_STEP or DISABLED (``reset`` with
+            ``options={"reset_mask": mask}``).
+        output: "numpy", or "torch" for tensors that stay on the device. With tensors, ``final_obs`` is a
+            dictionary of batches, valid where ``info["_final_obs"]``.
+
+    Seeds: ``reset(seed=s)`` gives episode i the seed s + i, exactly as N single environments.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        images: str = "bundled",
+        split: str = "train",
+        severity: str = "moderate",
+        toolbox: str = "cnn12",
+        extra_tools: Sequence[str] = (),
+        max_steps: int = 3,
+        patch_size: int = 63,
+        grid: str = "aligned",
+        reward: str = "psnr",
+        precision: str = "float32",
+        device: str = "cpu",
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        output: str = "numpy",
+    ) -> None:
+        if not isinstance(num_envs, int) or num_envs < 1:
+            raise InvalidArgument("num_envs", "an integer of 1 or more", repr(num_envs))
+        if output not in OUTPUTS:
+            raise UnknownName("output", output, OUTPUTS)
+        modes = {mode.value: mode for mode in AutoresetMode}
+        if not isinstance(autoreset_mode, AutoresetMode) and autoreset_mode not in modes:
+            raise UnknownName("autoreset_mode", autoreset_mode, modes)
+        self.autoreset_mode = modes.get(autoreset_mode, autoreset_mode)
+        self.metadata = {"autoreset_mode": self.autoreset_mode, "render_modes": []}
+        self.output, self.num_envs = output, num_envs
+        self.source = EpisodeSource(images, split, severity, patch_size, grid, device)
+        tools = load_toolbox(toolbox, extra_tools, device=self.source.device, precision=precision)
+        self.episodes = Episodes(tools, max_steps=max_steps, reward=reward)
+        self.single_observation_space = observation_space(patch_size, len(tools), max_steps)
+        self.single_action_space = spaces.Discrete(len(tools) + 1)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._generators: list[np.random.Generator] = []
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Begin an episode in every row, or with ``options["reset_mask"]`` (bool (N,)) in some."""
+        options = dict(options or {})
+        mask = options.pop("reset_mask", None)
+        rows = self._rows(mask)
+        self._seed(seed)
+        self._begin(rows, options)
+        return self._observation(), self._info(self.episodes.info())
+
+    def step(self, actions: Any) -> tuple[dict[str, Any], Any, Any, Any, dict[str, Any]]:
+        """One action in every row: integers (N,), an array or a tensor."""
+        actions = torch.as_tensor(actions)
+        check_actions(actions, self.num_envs, len(self.episodes.toolbox))
+        ended_before = self.episodes.done.clone()
+        rewards = self.episodes.step(actions.long())
+        terminated = self.episodes.done.clone()
+        info: dict[str, Any] = {}
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and bool(terminated.any()):
+            info = self._final(terminated)
+            self._begin(torch.nonzero(terminated)[:, 0].cpu(), {})
+        elif self.autoreset_mode is AutoresetMode.NEXT_STEP and bool(ended_before.any()):
+            self._begin(torch.nonzero(ended_before)[:, 0].cpu(), {})
+            terminated = terminated & ~ended_before
+        info.update(self._info(self.episodes.info()))
+        truncated = torch.zeros_like(terminated)
+        if self.output == "torch":
+            return self._observation(), rewards, terminated, truncated, info
+        return self._observation(), rewards.cpu().numpy(), terminated.cpu().numpy(), truncated.cpu().numpy(), info
+
+    def action_masks(self) -> np.ndarray:
+        """Valid actions, bool (N, len(toolbox) + 1)."""
+        return self.episodes.action_mask().bool().cpu().numpy()
+
+    def _rows(self, mask: Any) -> Tensor:
+        if mask is None:
+            return torch.arange(self.num_envs)
+        mask = torch.as_tensor(mask).cpu()
+        if mask.dtype != torch.bool or mask.shape != (self.num_envs,) or not bool(mask.any()):
+            expected = f"a bool array of shape ({self.num_envs},) with a true entry"
+            raise InvalidArgument("options['reset_mask']", expected, f"{mask.dtype} {tuple(mask.shape)}")
+        return torch.nonzero(mask)[:, 0]
+
+    def _seed(self, seed: int | Sequence[int | None] | None) -> None:
+        if isinstance(seed, int | np.integer):
+            seed = [int(seed) + i for i in range(self.num_envs)]
+        if seed is None:
+            if not self._generators:
+                self._generators = [seeding.np_random()[0] for _ in range(self.num_envs)]
+            return
+        if len(seed) != self.num_envs:
+            raise InvalidArgument("seed", f"None, an integer or {self.num_envs} of them", seed)
+        current: list[np.random.Generator | None] = [*self._generators] or [None] * self.num_envs
+        self._generators = [
+            seeding.np_random(one)[0] if one is not None or old is None else old
+            for one, old in zip(seed, current, strict=True)
+        ]
+
+    def _begin(self, rows: Tensor, options: Mapping[str, Any]) -> None:
+        keys = np.concatenate([draw_keys(self._generators[row], 1) for row in rows.tolist()])
+        clean, damaged = self.source.draw(torch.from_numpy(keys), options)
+        whole = len(rows) == self.num_envs
+        self.episodes.begin(damaged, clean, None if whole else rows.to(damaged.device))
+
+    def _observation(self) -> dict[str, Any]:
+        observation = to_channels_last(self.episodes.observation())
+        return dict(observation) if self.output == "torch" else to_numpy(observation)
+
+    def _info(self, info: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Values with, as Gymnasium has it, a mask ``_name`` beside each that says which rows hold one."""
+        values: Mapping[str, Any] = info if self.output == "torch" else to_numpy(info)
+        return {**values, **{f"_{name}": self._mask(None) for name in values}}
+
+    def _mask(self, rows: Tensor | None) -> Any:
+        mask = torch.ones(self.num_envs, dtype=torch.bool) if rows is None else rows.cpu()
+        return mask.to(self.source.device) if self.output == "torch" else mask.numpy().copy()
+
+    def _final(self, ended: Tensor) -> dict[str, Any]:
+        """The last observation and info of the episodes that ended, taken before the next ones begin."""
+        last, info = self._observation(), self._info(self.episodes.info())
+        for name in [name for name in info if not name.startswith("_")]:
+            info[f"_{name}"] = self._mask(ended)
+        final_obs: Any = last
+        if self.output == "numpy":
+            final_obs = np.full(self.num_envs, None, dtype=object)
+            for row in torch.nonzero(ended)[:, 0].tolist():
+                final_obs[row] = {name: value[row] for name, value in last.items()}
+        return {
+            "final_obs": final_obs,
+            "_final_obs": self._mask(ended),
+            "final_info": info,
+            "_final_info": self._mask(ended),
+        }
