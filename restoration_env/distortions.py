@@ -92,7 +92,7 @@ def _band_entries(side: int) -> Tensor:
 
 
 def gaussian_noise(images: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
-    """Add ``noise`` (standard normal, the images' shape) times sigma, on the 0-255 scale, and clip to [0, 1]."""
+    """Add ``noise`` (standard normal, the images' shape) times sigma (0-255 scale) and clip to [0, 1]."""
     scale = (sigma.to(images.dtype) / 255.0).view(-1, 1, 1, 1)
     return torch.where(scale > 0, (images + scale * noise).clamp(0.0, 1.0), images)
 
@@ -171,7 +171,8 @@ def level_triples(severity: str) -> tuple[tuple[int, int, int], ...]:
     if severity not in SEVERITY_RANGES:
         raise UnknownName("severity", severity, SEVERITY_RANGES)
     low, high = SEVERITY_RANGES[severity]
-    return tuple(t for t in itertools.product(range(1, 11), repeat=3) if low <= sum(t) - 2 <= high)
+    levels = range(1, 11)
+    return tuple(t for t in itertools.product(levels, levels, levels) if low <= sum(t) - 2 <= high)
 
 
 def _within(edges: tuple[float, ...], level: Tensor, u: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Clean images by name or path, split so that train, validation and test never share one, and patches of them."""
+"""Clean images by name or path, split so that train, validation and test share none, and their patches."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def damaged_patches(
         clean and damaged, float32 (N, 3, size, size) in [0, 1].
     """
     place = uniform(keys, 3, stream=0)
-    # The whole JPEG blocks that decide a patch: those it lies in and, as chroma is interpolated, one pixel around.
+    # The JPEG blocks that decide a patch: those it lies in and, as chroma is interpolated, one pixel around.
     side = -(-(size + _MCU + 1 - size % 2) // _MCU) * _MCU
     margin = side - size + KERNEL_RADIUS
     wide, corners = pool.crops(place, size, grid, margin)
@@ -224,7 +224,7 @@ def _bundled(split: str) -> list[Path]:
 
 def _div2k(split: str) -> list[Path]:
     folder = Path(os.environ.get(DIV2K_VARIABLE, ""))
-    if DIV2K_VARIABLE not in os.environ or not folder.is_dir():
+    if not os.environ.get(DIV2K_VARIABLE) or not folder.is_dir():
         expected = f"'div2k' with {DIV2K_VARIABLE} set to the folder that holds 0001.png ... 0900.png"
         raise InvalidArgument("images", expected, os.environ.get(DIV2K_VARIABLE, "no such variable"))
     ranges = {"train": (1, 750), "test": (751, 800), "validation": (801, 900), "all": (1, 900)}

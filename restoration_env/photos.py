@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import os
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from restoration_env.errors import InvalidArgument, UnreadableImage
 from restoration_env.files import replacing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 _ORIENTATION = 0x0112
-# A TIFF file keeps how its pixels are stored among its tags. These describe the photograph: description, make,
-# model, orientation, resolution (3), software, date, artist, computer, copyright, camera settings, GPS.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# A TIFF file keeps how its pixels are stored among its EXIF tags. These describe the photograph: description,
+# make, model, orientation, resolution (3), software, date, artist, computer, copyright, settings, GPS.
 _ABOUT_THE_PHOTO = {270, 271, 272, _ORIENTATION, 282, 283, 296, 305, 306, 315, 316, 33432, 34665, 34853}
 _JPEG_EXIF_BYTES = 65533  # what one JPEG segment holds
-_WRITERS = {
+_WRITERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".png": ("PNG", {}),
     ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
     ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
@@ -80,10 +90,12 @@ def read_photo(path: str | os.PathLike[str]) -> Photo:
 
 def _photo(file: Image.Image) -> Photo:
     file.load()
-    try:
-        upright, exif = ImageOps.exif_transpose(file), _upright_exif(file)
-    except Exception:  # Pillow raises many kinds for a malformed EXIF block; the picture itself is whole
-        upright, exif = file.copy(), None
+    upright, exif = file, None
+    # Pillow raises many kinds for a malformed EXIF block; the picture itself is whole.
+    with suppress(Exception):
+        turn = _TURNS.get(file.getexif().get(_ORIENTATION, 1))
+        upright = file if turn is None else file.transpose(turn)
+        exif = _upright_exif(file)
     icc_profile = file.info.get("icc_profile")
     if file.mode == "CMYK" or _colour_space(icc_profile) == b"CMYK":
         icc_profile = None  # it says nothing about the RGB values that the pixels are converted to
@@ -106,12 +118,16 @@ def _photo(file: Image.Image) -> Photo:
 def _upright_exif(file: Image.Image) -> bytes | None:
     exif = file.getexif()
     if file.format == "TIFF":
-        for tag in set(exif) - _ABOUT_THE_PHOTO:
-            del exif[tag]
+        _leave_out_storage(exif)
     if not exif:
         return None
     exif[_ORIENTATION] = 1
     return exif.tobytes()
+
+
+def _leave_out_storage(exif: Image.Exif) -> None:
+    for tag in set(exif) - _ABOUT_THE_PHOTO:
+        del exif[tag]
 
 
 def _colour_space(icc_profile: bytes | None) -> bytes:
@@ -149,7 +165,12 @@ def write_photo(photo: Photo, path: str | os.PathLike[str]) -> None:
         and not (holds_rgb and _colour_space(photo.icc_profile) == b"GRAY")
     ):
         extra["icc_profile"] = photo.icc_profile
-    if photo.exif and kind != "BMP" and (kind != "JPEG" or len(photo.exif) <= _JPEG_EXIF_BYTES):
+    if photo.exif and kind == "TIFF":
+        del extra["compression"]  # Pillow's own writer holds the camera's settings, libtiff's does not
+        extra["exif"] = Image.Exif()
+        extra["exif"].load(photo.exif)
+        _leave_out_storage(extra["exif"])
+    elif photo.exif and kind != "BMP" and (kind != "JPEG" or len(photo.exif) <= _JPEG_EXIF_BYTES):
         extra["exif"] = photo.exif
     with replacing(path) as temporary:
         image.save(temporary, kind, **extra)

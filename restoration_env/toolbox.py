@@ -130,5 +130,5 @@ def check_actions(actions: Tensor, count: int, stop: int) -> None:
             else type(actions).__name__
         )
         raise InvalidArgument("actions", f"an integer tensor of shape ({count},)", got)
-    if count and not (0 <= int(actions.min()) and int(actions.max()) <= stop):
+    if count and (int(actions.min()) < 0 or int(actions.max()) > stop):
         raise InvalidArgument("actions", f"between 0 and {stop} (stop)", actions.tolist())

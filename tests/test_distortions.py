@@ -1,4 +1,4 @@
-"""Damage is what it says: exact blur, seeded noise, Pillow's JPEG, and strengths inside the published ranges."""
+"""Damage is what it says: exact blur, seeded noise, Pillow's JPEG, strengths in the published ranges."""
 
 import io
 import math
@@ -142,7 +142,7 @@ def test_each_image_is_damaged_as_if_alone(strengths: list[tuple[float, float, f
     together = distort(batch, *columns, noise=noise)
     alone = [distort(batch[i : i + 1], *columns[:, i : i + 1], noise=noise[i : i + 1]) for i in range(n)]
     assert torch.equal(together, torch.cat(alone))
-    assert 0.0 <= together.min() and together.max() <= 1.0
+    assert together.min() >= 0.0 and together.max() <= 1.0
 
 
 GOOD = images()
@@ -170,7 +170,7 @@ NAN[1, 2, 3, 4] = math.nan
     ],
 )
 def test_bad_images_are_refused(bad) -> None:
-    with pytest.raises(InvalidArgument, match="^images must be") as caught:
+    with pytest.raises(InvalidArgument, match=r"^images must be") as caught:
         distort(bad, full(2, 0.0), full(2, 0.0), full(2, LOSSLESS))
     assert caught.value.argument == "images"
 
@@ -205,7 +205,7 @@ def test_bad_strengths_are_refused_by_name(name: str, bad) -> None:
 
 
 def test_noise_of_another_shape_is_refused() -> None:
-    with pytest.raises(InvalidArgument, match="^noise must be of the images' shape"):
+    with pytest.raises(InvalidArgument, match=r"^noise must be of the images' shape"):
         distort(GOOD, full(2, 0.0), full(2, 1.0), full(2, LOSSLESS), noise=torch.zeros(1, 3, 1, 1))
 
 

@@ -101,7 +101,7 @@ GOOD = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     [GOOD.float(), GOOD.int(), GOOD[0], GOOD[:, :1], GOOD[:, :, :0], GOOD[..., :0], GOOD.permute(0, 2, 3, 1)],
 )
 def test_bad_images_are_refused(images: torch.Tensor) -> None:
-    with pytest.raises(InvalidArgument, match="^images must be uint8") as caught:
+    with pytest.raises(InvalidArgument, match=r"^images must be uint8") as caught:
         jpeg(images, torch.full((len(images),), 50))
     assert caught.value.argument == "images"
 
@@ -121,6 +121,6 @@ def test_bad_images_are_refused(images: torch.Tensor) -> None:
     ],
 )
 def test_bad_qualities_are_refused(quality: torch.Tensor) -> None:
-    with pytest.raises(InvalidArgument, match="^quality must be") as caught:
+    with pytest.raises(InvalidArgument, match=r"^quality must be") as caught:
         jpeg(GOOD, quality)
     assert caught.value.argument == "quality"

@@ -195,7 +195,7 @@ def test_photographs_are_turned_upright(tmp_path, suffix: str, orientation: int)
     exif.get_ifd(0x8769)[EXPOSURE] = 0.5
     image = Image.fromarray(np.ascontiguousarray(stored(colours(), orientation)))
     options = {"lossless": True} if suffix == ".webp" else {"quality": 95} if suffix == ".jpg" else {}
-    photo = saved(tmp_path, image, suffix, exif=exif, **options)
+    photo = saved(tmp_path, image, suffix, exif=exif.tobytes(), **options)
     assert close(photo.rgb, colours()) if suffix == ".jpg" else np.array_equal(photo.rgb, colours())
     for ending in (".png", ".jpg", ".webp", ".tif"):
         out = tmp_path / f"out{ending}"
@@ -217,6 +217,15 @@ def test_tiff_storage_tags_do_not_reach_the_copy(tmp_path) -> None:
     assert dict(Image.open(tmp_path / "out.jpg").getexif()) == {270: "a cat", ORIENTATION: 1}
 
 
+def test_sizes_in_the_exif_block_are_not_taken_for_the_copys(tmp_path) -> None:
+    exif = Image.Exif()
+    exif[256], exif[257], exif[258], exif[MAKE] = 4000, 3000, 16, "Telephone"
+    photo = saved(tmp_path, Image.fromarray(colours()), ".jpg", exif=exif)
+    write_photo(photo, tmp_path / "out.tif")
+    assert np.array_equal(read_photo(tmp_path / "out.tif").rgb, photo.rgb)
+    assert Image.open(tmp_path / "out.tif").getexif()[MAKE] == "Telephone"
+
+
 def test_a_malformed_exif_block_does_not_cost_the_picture(tmp_path) -> None:
     for block in (
         b"Exif\0\0junk",
@@ -228,6 +237,14 @@ def test_a_malformed_exif_block_does_not_cost_the_picture(tmp_path) -> None:
             photo = saved(tmp_path, Image.fromarray(colours()), ".jpg", exif=block, quality=95)
         assert close(photo.rgb, colours())
         write_photo(photo, tmp_path / "out.jpg")
+
+
+def test_a_photograph_is_turned_though_its_exif_block_cannot_be_rewritten(tmp_path) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION], exif[MAKE] = 6, "Camera"
+    block = exif.tobytes().replace(b"\x01\x0f\x00\x02", b"\x01\x1c\x00\x02")  # a text where a number belongs
+    photo = saved(tmp_path, Image.fromarray(np.ascontiguousarray(stored(colours(), 6))), exif=block)
+    assert np.array_equal(photo.rgb, colours()) and photo.exif is None
 
 
 def test_exif_too_long_for_jpeg_is_left_out(tmp_path) -> None:
@@ -266,10 +283,10 @@ UNREADABLE = [
     ("text.jpg", b"this is no image\n" * 20, "not an image"),
     ("cut.png", encoded("PNG")[:900], "damaged"),
     ("cut.jpg", encoded("JPEG")[:-200], "damaged"),
-    ("cut.webp", encoded("WEBP")[:-100], ""),
+    ("cut.webp", encoded("WEBP")[:-100], "damaged"),
     ("cut.bmp", encoded("BMP")[:-100], "damaged"),
-    ("cut.tif", encoded("TIFF")[:1000], ""),
-    ("head.png", encoded("PNG")[:20], ""),
+    ("cut.tif", encoded("TIFF")[:1000], "damaged"),
+    ("head.png", encoded("PNG")[:20], "damaged"),
 ]
 
 

@@ -86,7 +86,7 @@ def test_extended_puts_new_tools_before_stop() -> None:
 
 @pytest.mark.parametrize("tools", [(), (MIRROR, BRIGHTEN, MIRROR), (Tool("stop", "", lambda x: x),)])
 def test_ambiguous_and_empty_toolboxes_are_refused(tools) -> None:
-    with pytest.raises(InvalidArgument, match="^tools must be"):
+    with pytest.raises(InvalidArgument, match=r"^tools must be"):
         Toolbox("bad", tools)
 
 
@@ -134,7 +134,7 @@ NAN[1, 0, 0, 0] = float("nan")
     ],
 )
 def test_bad_images_are_refused(bad) -> None:
-    with pytest.raises(InvalidArgument, match="^images must be") as caught:
+    with pytest.raises(InvalidArgument, match=r"^images must be") as caught:
         BOX.apply(bad, torch.tensor([0, 1]))
     assert caught.value.argument == "images"
 
@@ -153,6 +153,6 @@ def test_bad_images_are_refused(bad) -> None:
     ],
 )
 def test_bad_actions_are_refused(bad) -> None:
-    with pytest.raises(InvalidArgument, match="^actions must be") as caught:
+    with pytest.raises(InvalidArgument, match=r"^actions must be") as caught:
         BOX.apply(GOOD, bad)
     assert caught.value.argument == "actions"

@@ -29,6 +29,7 @@ from restoration_env.metrics import psnr
 from restoration_env.tools.catalogue import ToolSpec, load_network, specification
 from restoration_env.tools.networks import build_network
 
+ENOUGH = 1e-5  # a mean squared error (50 dB) below which nothing is left to restore, as published
 _GRID = 16  # phases of a 4:2:0 JPEG grid
 
 
@@ -119,8 +120,10 @@ def training_batch(
 
 
 def validation_patches(pool: ImagePool, spec: ToolSpec, count: int = 128) -> tuple[Tensor, Tensor]:
-    """Clean and damaged 63x63 patches of the tool's own band, always the same."""
-    return damaged_patches(pool.fitting(63), torch.arange(count), spec.band, 63)
+    """Clean and damaged 63x63 patches of the tool's own band, always the same; none that needs no tool."""
+    clean, damaged = damaged_patches(pool.fitting(63), torch.arange(count), spec.band, 63)
+    hurt = (damaged - clean).square().mean(dim=(1, 2, 3)) > ENOUGH
+    return clean[hurt], damaged[hurt]
 
 
 @torch.no_grad()
@@ -199,6 +202,20 @@ def train_tool(
     return final
 
 
+def _gentle_start(network: nn.Module) -> None:
+    """Begin as the identity that looks at contrast only: early steps then cannot wreck what was never learned.
+
+    The last convolution begins at zero, and the first ones' filters sum to zero, so that the brightness of
+    an image, by far its largest component and of no use to a tool, does not drown the rest.
+    """
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    nn.init.zeros_(convolutions[-1].weight)
+    nn.init.zeros_(convolutions[-1].bias)
+    with torch.no_grad():
+        first = convolutions[0].weight
+        first -= first.mean(dim=(2, 3), keepdim=True)
+
+
 class _Run:
     """The state of a training run: all that a checkpoint holds."""
 
@@ -210,8 +227,8 @@ class _Run:
             if specification(config.start).network != spec.network:
                 raise InvalidArgument("start", f"a tool with a {spec.network} network", repr(config.start))
             network.load_state_dict(load_network(config.start).state_dict())
-        else:  # begin as the identity: a random correction is worse than none, and learning to undo it kills ReLUs
-            nn.init.zeros_(list(network.parameters())[-2])
+        else:
+            _gentle_start(network)
         self.network = network.requires_grad_(True).to(self.device, memory_format=torch.channels_last)
         decay = torch.optim.swa_utils.get_ema_multi_avg_fn(config.averaging)
         self.average = torch.optim.swa_utils.AveragedModel(self.network, multi_avg_fn=decay)
@@ -231,7 +248,7 @@ class _Run:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             restored = self.network(damaged)
         error = (restored.float() - clean).square().mean(dim=(1, 2, 3))
-        loss = 10.0 * torch.log10(error + 1e-7).mean()
+        loss = 10.0 * torch.log10(error + ENOUGH).mean()
         value = loss.item()
         if math.isfinite(value):
             self.optimizer.zero_grad(set_to_none=True)
