@@ -39,7 +39,11 @@ class ToolchainAgent:
     patches_per_side = 8
 
     def __init__(
-        self, network: ToolchainNetwork, toolbox: Toolbox, max_steps: int = 3, card: Mapping[str, Any] | None = None
+        self,
+        network: ToolchainNetwork,
+        toolbox: Toolbox,
+        max_steps: int = 3,
+        card: Mapping[str, Any] | None = None,
     ) -> None:
         if network.tools != len(toolbox):
             expected = f"of an agent for the {len(toolbox)} tools of {toolbox.name}"

@@ -130,7 +130,9 @@ def train_drqn(
     began = saved = time.monotonic()
     while run.episodes < config.episodes:
         key = (config.seed << 32) + run.episodes
-        batch = damaged_patches(train, torch.arange(key, key + config.batch), recipe(config.severity), size, device=device)
+        batch = damaged_patches(
+            train, torch.arange(key, key + config.batch), recipe(config.severity), size, device=device
+        )
         gain = run.play(*batch)
         run.episodes += config.batch
         losses = [run.learn() for _ in range(config.updates)] if len(run.replay) >= config.warmup else []

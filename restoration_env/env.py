@@ -121,7 +121,9 @@ class RestoreEnv(gymnasium.Env):
     def step(self, action: int) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Apply one tool, or stop."""
         if not self.action_space.contains(np.int64(action)):
-            raise InvalidArgument("action", f"an integer between 0 and {self.action_space.n - 1}", repr(action))
+            raise InvalidArgument(
+                "action", f"an integer between 0 and {self.action_space.n - 1}", repr(action)
+            )
         reward = self.episodes.step(torch.tensor([int(action)])).item()
         observation, info = self._outcome()
         self._record(self.episodes.toolbox.action_names()[int(action)], reward, observation, info)
@@ -134,7 +136,9 @@ class RestoreEnv(gymnasium.Env):
     def render(self) -> Any:
         """The episode so far: a filmstrip (H, W, 3), or a line of text for each step."""
         if self.render_mode is None:
-            gymnasium.logger.warn("render() needs a render_mode, for example gym.make(..., render_mode='ansi')")
+            gymnasium.logger.warn(
+                "render() needs a render_mode, for example gym.make(..., render_mode='ansi')"
+            )
             return None
         from restoration_env.rendering import describe_step, filmstrip
 

@@ -99,7 +99,9 @@ def load_toolbox(
         raise UnknownName("toolbox", name, targets)
     toolbox: Toolbox = find_target(targets[name])(device=device, precision=precision)
     if extra_tools:
-        toolbox = toolbox.extended([load_tool(tool, device=device, precision=precision) for tool in extra_tools])
+        toolbox = toolbox.extended(
+            [load_tool(tool, device=device, precision=precision) for tool in extra_tools]
+        )
     return toolbox
 
 

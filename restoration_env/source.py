@@ -19,7 +19,9 @@ from restoration_env.randomness import normal, uniform
 class EpisodeSource:
     """Draws the clean and the damaged image of an episode, a pure function of its key."""
 
-    def __init__(self, images: str, split: str, severity: str, patch_size: int, grid: str, device: str) -> None:
+    def __init__(
+        self, images: str, split: str, severity: str, patch_size: int, grid: str, device: str
+    ) -> None:
         if not isinstance(patch_size, int) or patch_size < 16:
             raise InvalidArgument("patch_size", "an integer of 16 or more", repr(patch_size))
         if grid not in GRIDS:
@@ -35,7 +37,9 @@ class EpisodeSource:
         severity, image = options.pop("severity", None), options.pop("image", None)
         damaged = options.pop("damaged", None)
         if options or (damaged is not None and image is None):
-            raise InvalidArgument("options", "of the keys 'severity', 'image', and 'damaged' beside an 'image'", options)
+            raise InvalidArgument(
+                "options", "of the keys 'severity', 'image', and 'damaged' beside an 'image'", options
+            )
         how = self.recipe if severity is None else recipe(severity)
         if image is None:
             return damaged_patches(self.pool, keys, how, self.patch_size, grid=self.grid, device=self.device)

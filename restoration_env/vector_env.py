@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from gymnasium import spaces
 from torch import Tensor
 
 from restoration_env.episodes import Episodes
@@ -105,7 +105,13 @@ class RestoreVectorEnv(VectorEnv):
         truncated = torch.zeros_like(terminated)
         if self.output == "torch":
             return self._observation(), rewards, terminated, truncated, info
-        return self._observation(), rewards.cpu().numpy(), terminated.cpu().numpy(), truncated.cpu().numpy(), info
+        return (
+            self._observation(),
+            rewards.cpu().numpy(),
+            terminated.cpu().numpy(),
+            truncated.cpu().numpy(),
+            info,
+        )
 
     def action_masks(self) -> np.ndarray:
         """Valid actions, bool (N, len(toolbox) + 1)."""

@@ -114,7 +114,9 @@ def training_batch(
     corners = (lead + phase).tolist()
 
     def cut(batch: Tensor) -> Tensor:
-        return torch.stack([p[:, y : y + size, x : x + size] for p, (y, x) in zip(batch, corners, strict=True)])
+        return torch.stack(
+            [p[:, y : y + size, x : x + size] for p, (y, x) in zip(batch, corners, strict=True)]
+        )
 
     return cut(crops), cut(damaged)
 
@@ -176,7 +178,10 @@ def train_tool(
     run = _Run(config, spec, device)
     if checkpoint.exists():
         run.restore(load_checkpoint(checkpoint))
-    train, held_out = train.fitting(config.crop + 2 * KERNEL_RADIUS + _GRID - 1), validation_patches(validation, spec)
+    train, held_out = (
+        train.fitting(config.crop + 2 * KERNEL_RADIUS + _GRID - 1),
+        validation_patches(validation, spec),
+    )
     clean, damaged = (part.to(device) for part in held_out)
 
     began = saved = time.monotonic()

@@ -1,0 +1,122 @@
+"""The program ``restoration-env``. It knows commands by name only and imports one when it is called."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+import click
+
+from restoration_env.errors import InvalidArgument
+from restoration_env.registry import find_target
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+# Command, "module:callable" of the folder that contributes it, and its line in --help.
+_COMMANDS = {
+    "demo": (
+        "restoration_env.agents.commands:demo",
+        "Damage bundled photographs, restore them, draw a contact sheet.",
+    ),
+    "restore": ("restoration_env.agents.commands:restore", "Restore damaged photographs of any size."),
+    "train tools": ("restoration_env.tools.commands:train", "Train one or all of the twelve tools."),
+    "train agent": (
+        "restoration_env.agents.train:train",
+        "Train the toolchain agent by deep recurrent Q-learning.",
+    ),
+    "tools": ("restoration_env.tools.commands:table", "Show the table of tools, with what their cards say."),
+    "gains": (
+        "restoration_env.benchmarks.commands:gains",
+        "Measure every tool on every band: the gain matrix.",
+    ),
+    "compare": ("restoration_env.benchmarks.commands:compare", "Compare policies on the test suites."),
+}
+_GROUPS = {"train": "Train tools and agents."}
+
+
+class _Group(click.Group):
+    """Finds its commands in the table, by their first words."""
+
+    def __init__(self, prefix: str = "", **settings: object) -> None:
+        super().__init__(**settings)  # type: ignore[arg-type]
+        self.prefix = prefix
+
+    def _table(self) -> dict[str, tuple[str, str]]:
+        """Commands and groups right below this one: name to target ("" for a group) and help."""
+        added = {
+            e.name: (e.value, "From an installed package.")
+            for e in entry_points(group="restoration_env.commands")
+        }
+        found: dict[str, tuple[str, str]] = {}
+        for words, row in {**added, **_COMMANDS}.items():
+            if words.startswith(self.prefix):
+                first, _, rest = words.removeprefix(self.prefix).partition(" ")
+                found[first] = ("", _GROUPS.get(first, "More commands.")) if rest else row
+        return found
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._table())
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        row = self._table().get(cmd_name)
+        if row is None:
+            return None
+        target, text = row
+        return (
+            find_target(target) if target else _Group(f"{self.prefix}{cmd_name} ", name=cmd_name, help=text)
+        )
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self._table().items()])
+
+
+@click.group("restoration-env", cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="restoration-env")
+def app() -> None:
+    """Image restoration as a reinforcement learning problem."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the program. Bad input ends in one clear sentence and exit status 2, Ctrl-C in 130."""
+    try:
+        status = app.main(args=None if arguments is None else list(arguments), standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except InvalidArgument as error:
+        click.echo(f"error: {error}", err=True)
+        status = 2
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        status = 130
+    except BrokenPipeError:
+        status = 1
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def progress_bar() -> Progress:
+    """A progress bar for long work, on standard error, so that output can be piped."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+    )
