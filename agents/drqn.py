@@ -2,9 +2,10 @@
 
 The method is RL-Restore's (Yu et al., CVPR 2018, Section 3.2; Hausknecht and Stone 2015): act with an epsilon
 of random actions, remember whole episodes, and fit the Q values of random remembered ones to
-r + gamma * max Q_target. Three things differ from the released code. The memory of the network is advanced on
-random steps too, as replay will unroll it. Many images are restored at once, so a tool runs once a batch. And
-the target takes the action that the learning network prefers (double Q-learning), which does not overestimate.
+r + gamma * max Q_target. Three things differ from the released code. The memory of the network is advanced
+on random steps too, as replay will unroll it. Many images are restored at once, so a tool runs once a batch.
+And the target takes the action that the learning network prefers (double Q-learning), which does not
+overestimate.
 """
 
 from __future__ import annotations

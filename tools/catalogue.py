@@ -1,4 +1,4 @@
-"""The twelve tools of RL-Restore in one table (Yu et al., CVPR 2018, Table 1), and the toolbox made of them."""
+"""The twelve tools of RL-Restore in one table (Yu et al., CVPR 2018, Table 1), and their toolbox."""
 
 from __future__ import annotations
 

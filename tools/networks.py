@@ -1,4 +1,4 @@
-"""The two tool networks of RL-Restore (Yu et al., CVPR 2018, Table 1), sizes as in the released checkpoints."""
+"""The two tool networks of RL-Restore (Yu et al., CVPR 2018, Table 1), as in the released checkpoints."""
 
 from __future__ import annotations
 

@@ -26,10 +26,27 @@ from restoration_env.errors import InvalidArgument
 from restoration_env.files import load_checkpoint, save_checkpoint, save_weights
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.metrics import psnr
-from restoration_env.tools.catalogue import ToolSpec, load_network, specification
+from restoration_env.tools.catalogue import WEIGHTS, ToolSpec, load_network, specification
 from restoration_env.tools.networks import build_network
 
 ENOUGH = 1e-5  # a mean squared error (50 dB) below which nothing is left to restore, as published
+# In the order of training: what each tool starts from ("" is nothing), its peak learning rate, its iterations.
+# Neighbours share what they know of images, so a tool that starts from another needs fewer iterations; the
+# deblurring tools, whose task is delicate, need small steps.
+RECIPE = {
+    "denoise-4": ("", 2e-3, 5500),
+    "denoise-3": ("denoise-4", 2e-3, 3000),
+    "dejpeg-4": ("denoise-3", 2e-3, 5000),
+    "dejpeg-3": ("dejpeg-4", 2e-3, 3500),
+    "deblur-4": ("dejpeg-4", 6e-4, 4500),
+    "deblur-3": ("dejpeg-4", 5e-4, 4000),
+    "denoise-2": ("", 2e-3, 5000),
+    "denoise-1": ("denoise-2", 5e-4, 4500),
+    "dejpeg-2": ("denoise-2", 6e-4, 5000),
+    "dejpeg-1": ("dejpeg-2", 4e-4, 4000),
+    "deblur-2": ("", 1e-3, 6000),
+    "deblur-1": ("", 3e-4, 4500),
+}
 _GRID = 16  # phases of a 4:2:0 JPEG grid
 
 
@@ -49,7 +66,8 @@ class TrainingConfig:
         averaging: decay of the weight average.
         evaluate_every: iterations between two validations.
         patience: validations without a gain of 0.005 dB before stopping early; 0 never stops.
-        start: a shipped tool of the same network whose weights to start from, or "".
+        start: a tool of the same network whose weights to start from (found in the folder trained into, else
+            shipped), or "".
         precision: "float32", or "bfloat16" for autocast.
         seed: of the first weights and of the data.
     """
@@ -68,6 +86,13 @@ class TrainingConfig:
     start: str = ""
     precision: str = "float32"
     seed: int = 0
+
+    @classmethod
+    def from_recipe(cls, tool: str, **changes: Any) -> TrainingConfig:
+        """The configuration that trained the shipped tool, with changes."""
+        start, learning_rate, iterations = RECIPE[specification(tool).name]
+        settings = {"start": start, "learning_rate": learning_rate, "iterations": iterations, **changes}
+        return cls(tool, **settings)
 
 
 @dataclass(frozen=True)
@@ -175,7 +200,7 @@ def train_tool(
     """
     spec, folder = specification(config.tool), Path(folder)
     checkpoint = folder / f"{config.tool}.checkpoint"
-    run = _Run(config, spec, device)
+    run = _Run(config, spec, folder, device)
     if checkpoint.exists():
         run.restore(load_checkpoint(checkpoint))
     train, held_out = (
@@ -208,7 +233,7 @@ def train_tool(
 
 
 def _gentle_start(network: nn.Module) -> None:
-    """Begin as the identity that looks at contrast only: early steps then cannot wreck what was never learned.
+    """Begin as the identity that looks at contrast only, so that early steps wreck nothing.
 
     The last convolution begins at zero, and the first ones' filters sum to zero, so that the brightness of
     an image, by far its largest component and of no use to a tool, does not drown the rest.
@@ -224,14 +249,17 @@ def _gentle_start(network: nn.Module) -> None:
 class _Run:
     """The state of a training run: all that a checkpoint holds."""
 
-    def __init__(self, config: TrainingConfig, spec: ToolSpec, device: torch.device | str) -> None:
+    def __init__(
+        self, config: TrainingConfig, spec: ToolSpec, folder: Path, device: torch.device | str
+    ) -> None:
         self.config, self.spec, self.device = config, spec, torch.device(device)
         torch.manual_seed(config.seed)
         network: nn.Module = build_network(spec.network)
         if config.start:
             if specification(config.start).network != spec.network:
                 raise InvalidArgument("start", f"a tool with a {spec.network} network", repr(config.start))
-            network.load_state_dict(load_network(config.start).state_dict())
+            here = folder if (folder / f"{config.start}.safetensors").exists() else WEIGHTS
+            network.load_state_dict(load_network(config.start, here).state_dict())
         else:
             _gentle_start(network)
         self.network = network.requires_grad_(True).to(self.device, memory_format=torch.channels_last)

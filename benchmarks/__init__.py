@@ -1,0 +1,1 @@
+"""Floor 4: test suites, measurements and tables."""

@@ -1,0 +1,169 @@
+"""The commands of this folder: ``restoration-env gains`` and ``restoration-env compare``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from restoration_env.agents.agent import load_agent
+from restoration_env.agents.policies import RandomPolicy, StopAtOnce
+from restoration_env.benchmarks.comparison import best_single_tool, evaluate
+from restoration_env.benchmarks.gain_matrix import as_json, draw_matrices, gain_matrix
+from restoration_env.benchmarks.provenance import provenance
+from restoration_env.benchmarks.published import load_published
+from restoration_env.benchmarks.suites import patch_suite
+from restoration_env.cli import progress_bar
+from restoration_env.distortions import SEVERITY_RANGES, recipe
+from restoration_env.files import write_json
+from restoration_env.registry import load_toolbox
+from restoration_env.rendering import save_png
+from restoration_env.tools.catalogue import CATALOGUE
+
+_images = click.option(
+    "--images", default="bundled", show_default=True, help="Folder or name of the test images."
+)
+_split = click.option("--split", default="test", show_default=True, help="Part of the test images, or all.")
+_published = click.option(
+    "--published", type=click.Path(), help="The authors' weights.npz, to measure beside ours."
+)
+_json = click.option("--json", "json_path", type=click.Path(), help="Write the numbers here.")
+
+
+def _command(name: str, **options: Any) -> str:
+    """The command line with folders shortened to their names, so that it reads the same on every machine."""
+    words = ["restoration-env", name]
+    for option, value in options.items():
+        if value is not None:
+            text = Path(value).name if option in ("images", "published", "choose_on") else value
+            words += [f"--{option.replace('_', '-')}", str(text)]
+    return " ".join(words)
+
+
+@click.command()
+@_images
+@_split
+@_published
+@_json
+@click.option("--count", default=100, show_default=True, help="Patches of each band.")
+@click.option(
+    "--toolbox", default="cnn12", show_default=True, help="A toolbox of twelve, in the table's order."
+)
+@click.option("--picture", type=click.Path(), help="Draw the matrix here (PNG).")
+def gains(
+    images: str,
+    split: str,
+    published: str | None,
+    json_path: str | None,
+    count: int,
+    toolbox: str,
+    picture: str | None,
+) -> None:
+    """Apply every tool to every band of pure damage and report the gain matrix."""
+    toolboxes = {"ours" if toolbox == "cnn12" else toolbox: load_toolbox(toolbox)}
+    if published:
+        toolboxes["published"] = load_published(published).toolbox
+    names = [spec.name for spec in CATALOGUE]
+    with progress_bar() as bar:
+        task = bar.add_task("bands", total=len(CATALOGUE), note="")
+        bands = []
+        for spec in CATALOGUE:
+            bands.append(patch_suite(images, split, spec.band, count, limit=50.0))
+            bar.advance(task)
+        matrices = {}
+        for name, tools in toolboxes.items():
+            bar.update(task, note=f"tools of {name}")
+            matrices[name] = gain_matrix(tools, bands)
+    result = as_json(matrices, names, bands)
+    options = {"images": images, "split": split, "count": count, "published": published}
+    if json_path:
+        write_json(json_path, {**provenance(_command("gains", **options)), **result})
+    if picture:
+        save_png(picture, draw_matrices(matrices, names, [band.name for band in bands]))
+    table = Table(title=f"Gain on the own band, dB ({bands[0].source})")
+    for heading in ("tool", "band", *matrices):
+        table.add_column(heading, justify="left" if heading in ("tool", "band") else "right")
+    for row, (name, band) in enumerate(zip(names, bands, strict=True)):
+        table.add_row(name, band.name, *(f"{matrix[row][row]:+.2f}" for matrix in matrices.values()))
+    table.add_section()
+    means = [entry["mean_own_band"] for entry in result["toolboxes"].values()]
+    table.add_row("mean", "", *(f"{mean:+.2f}" for mean in means))
+    Console().print(table)
+
+
+@click.command()
+@_images
+@_split
+@_published
+@_json
+@click.option("--count", default=1000, show_default=True, help="Patches of each severity.")
+@click.option(
+    "--choose-on", default="bundled", show_default=True, help="Other images, to choose the single tool."
+)
+@click.option(
+    "--agent", default="toolchain", show_default=True, help="The agent to measure: a name or a path."
+)
+def compare(
+    images: str,
+    split: str,
+    published: str | None,
+    json_path: str | None,
+    count: int,
+    choose_on: str,
+    agent: str,
+) -> None:
+    """Measure policies on mild, moderate and severe damage: input, random, best single tool, agent."""
+    ours = load_agent(agent)
+    tools = ours.toolbox
+    single = best_single_tool(tools, patch_suite(choose_on, "train", recipe("moderate"), 500))
+    entries = [(StopAtOnce(tools), tools), (RandomPolicy(tools), tools), (single, tools), (ours, tools)]
+    if published:
+        theirs = load_published(published)
+        entries.append((theirs, theirs.toolbox))
+    suites, rows = {}, {}
+    with progress_bar() as bar:
+        task = bar.add_task("suites", total=len(SEVERITY_RANGES) * len(entries), note="")
+        for severity in SEVERITY_RANGES:
+            suite = patch_suite(images, split, recipe(severity), count)
+            rows[severity] = []
+            for policy, toolbox in entries:
+                bar.update(task, note=f"{severity}: {policy.name}")
+                rows[severity].append(evaluate(policy, toolbox, suite))
+                bar.advance(task)
+            suites[severity] = {
+                "patches": count,
+                "images": suite.source,
+                "sha256": suite.digest,
+                "rows": rows[severity],
+            }
+    options = {
+        "images": images,
+        "split": split,
+        "count": count,
+        "choose_on": choose_on,
+        "published": published,
+    }
+    if json_path:
+        write_json(json_path, {**provenance(_command("compare", **options)), "suites": suites})
+    Console().print(comparison_table(suites))
+
+
+def comparison_table(suites: dict[str, Any]) -> Table:
+    """Gain, harm and tools used of each policy on each severity."""
+    table = Table(title="PSNR gain over the input in dB (share of images harmed, mean number of tools)")
+    table.add_column("policy")
+    for severity, suite in suites.items():
+        table.add_column(f"{severity}\ninput {suite['rows'][0]['psnr_in']:.2f}", justify="right")
+    for group in zip(*(suite["rows"] for suite in suites.values()), strict=True):
+        cells = [f"{row['gain']:+.2f} ({row['harmed']:.0%}, {row['mean_tools']:.1f})" for row in group]
+        table.add_row(group[0]["policy"], *cells)
+    return table
+
+
+def read_result(path: str | Path) -> dict[str, Any]:
+    """A result file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
