@@ -13,6 +13,7 @@ from torch import Tensor
 from restoration_env.agents.network import State, ToolchainNetwork
 from restoration_env.agents.policies import Restorations, restore_batch
 from restoration_env.devices import find_device
+from restoration_env.episodes import Episodes
 from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.files import read_weights, save_weights
 from restoration_env.registry import load_toolbox
@@ -61,7 +62,7 @@ class ToolchainAgent:
     def act(self, observation: Mapping[str, Tensor]) -> Tensor:
         """The action with the highest Q value for each image, int64 (N,)."""
         last = observation["last_action"]
-        patches = self._patches(observation["image"])
+        patches = self.patches(observation["image"])
         per_image = len(patches) // len(last)
         if len(self._state[0]) != len(patches):
             self._state = self.network.initial_state(len(patches))
@@ -69,8 +70,35 @@ class ToolchainAgent:
         self.q_values = q.view(len(last), per_image, -1).mean(1)
         return self.q_values.argmax(1)
 
-    def _patches(self, images: Tensor) -> Tensor:
-        """Patches (N * P, 3, S, S) spread over images (N, 3, H, W)."""
+    @torch.no_grad()
+    def decide(self, image: Tensor) -> tuple[tuple[int, ...], Tensor]:
+        """The toolchain for one image of any size, chosen by the patches spread over it.
+
+        All patches take every action together, the one with the highest mean Q value, so the whole image
+        need not be restored to know it. Nothing of this is remembered; several threads may call it at once.
+
+        Args:
+            image: uint8 (3, H, W).
+
+        Returns:
+            The actions, stop included if it was chosen, and the mean Q values before each, float
+            (steps, actions).
+        """
+        device = next(self.network.parameters()).device
+        patches = self.patches(image[None]).to(device).float() / 255.0
+        episodes = Episodes(self.toolbox, max_steps=self.max_steps)
+        episodes.begin(patches)
+        state, actions, values = self.network.initial_state(len(patches)), [], []
+        while not bool(episodes.done.all()):
+            seen = episodes.observation()
+            q, state = self.network(seen["image"], seen["last_action"], state)
+            values.append(q.mean(0))
+            actions.append(int(values[-1].argmax()))
+            episodes.step(torch.full_like(seen["last_action"], actions[-1]))
+        return tuple(actions), torch.stack(values)
+
+    def patches(self, images: Tensor) -> Tensor:
+        """Patches (N * P, 3, S, S) spread over images (N, 3, H, W), at most 64 an image."""
         size, (height, width) = self.network.patch_size, images.shape[-2:]
         if (height, width) == (size, size):
             return images

@@ -53,6 +53,7 @@ class DRQNConfig:
         end_on_harm: end an episode whose PSNR falls under the input's, as published.
         too_good: skip images whose PSNR is above this many dB, as published.
         evaluate_every: batches between two validations.
+        validation_images: images of moderate damage in a validation.
         seed: of the first weights and of everything random.
     """
 
@@ -72,6 +73,7 @@ class DRQNConfig:
     end_on_harm: bool = True
     too_good: float = 50.0
     evaluate_every: int = 50
+    validation_images: int = 256
     seed: int = 0
 
 
@@ -126,7 +128,7 @@ def train_drqn(
         run.restore(load_checkpoint(checkpoint))
     size = run.learner.patch_size
     train, validation = train.fitting(size), validation.fitting(size)
-    held_out = damaged_patches(validation, torch.arange(256), recipe("moderate"), size, device=device)
+    held_out = damaged_patches(validation, torch.arange(config.validation_images), recipe("moderate"), size, device=device)
 
     began = saved = time.monotonic()
     while run.episodes < config.episodes:

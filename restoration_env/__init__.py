@@ -16,7 +16,7 @@ import lazy_loader as _lazy
 
 __version__ = "0.1.0"
 
-# In a bare checkout the folders tools, sft, agents and benchmarks stand beside this one; see docs/architecture.md.
+# In a bare checkout tools, sft, agents and benchmarks stand beside this folder; see docs/architecture.md.
 _checkout = _Path(__file__).resolve().parent.parent
 if (_checkout / "pyproject.toml").is_file() and (_checkout / "tools" / "catalogue.py").is_file():
     __path__.append(str(_checkout))

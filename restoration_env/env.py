@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.observations import observation_space, to_channels_last, to_numpy
 from restoration_env.randomness import draw_keys
 from restoration_env.registry import load_toolbox
+from restoration_env.rendering import describe_step, filmstrip
 from restoration_env.source import EpisodeSource
 
 
@@ -42,7 +44,7 @@ class RestoreEnv(gymnasium.Env):
 
     ## Observation Space
     A `Dict` of `image`, `Box(0, 255, (63, 63, 3), uint8)`: the patch as restored so far; `last_action`,
-    `Discrete(13)`: the tool used last, 12 before the first; and `steps_left`, `Discrete(4)`.
+    `Discrete(13)`: the action taken last, 12 before the first; and `steps_left`, `Discrete(4)`.
 
     ## Starting State
     A patch of a random photograph at a random place, with damage drawn by the recipe `severity`. All of it
@@ -52,7 +54,8 @@ class RestoreEnv(gymnasium.Env):
     The gain in PSNR of the step, in dB; exactly 0 for stop. The rewards of an episode sum to its total gain.
 
     ## Episode End
-    `terminated` after stop or after `max_steps` actions. An episode is never truncated.
+    `terminated` after stop or after `max_steps` actions. An episode is never truncated. Actions after the end
+    change nothing and earn nothing.
 
     ## Information
     `psnr`, `psnr_initial` and `psnr_gain` in dB; `toolchain`, the actions taken, padded with -1;
@@ -118,16 +121,15 @@ class RestoreEnv(gymnasium.Env):
         self._record("damaged", 0.0, observation, info)
         return observation, info
 
+    @torch.no_grad()
     def step(self, action: int) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        """Apply one tool, or stop."""
-        if not self.action_space.contains(np.int64(action)):
-            raise InvalidArgument(
-                "action", f"an integer between 0 and {self.action_space.n - 1}", repr(action)
-            )
-        reward = self.episodes.step(torch.tensor([int(action)])).item()
+        """Apply one tool, or stop. After the end of an episode nothing changes any more."""
+        number, over = self._number(action), bool(self.episodes.done)
+        reward = self.episodes.step(torch.tensor([number])).item()
         observation, info = self._outcome()
-        self._record(self.episodes.toolbox.action_names()[int(action)], reward, observation, info)
-        return observation, reward, bool(self.episodes.done.item()), False, info
+        if not over:
+            self._record(self.episodes.toolbox.action_names()[number], reward, observation, info)
+        return observation, reward, bool(self.episodes.done), False, info
 
     def action_masks(self) -> np.ndarray:
         """Valid actions, bool (len(toolbox) + 1,), for sb3-contrib's MaskablePPO."""
@@ -140,8 +142,6 @@ class RestoreEnv(gymnasium.Env):
                 "render() needs a render_mode, for example gym.make(..., render_mode='ansi')"
             )
             return None
-        from restoration_env.rendering import describe_step, filmstrip
-
         if self.render_mode == "ansi":
             first = f"damaged  {self._captions[0][1]:.2f} dB"
             steps = [describe_step(i, *caption) for i, caption in enumerate(self._captions) if i > 0]
@@ -152,6 +152,18 @@ class RestoreEnv(gymnasium.Env):
         ]
         return filmstrip(self._film, texts, slots=self.episodes.max_steps + 1)
 
+    def _number(self, action: Any) -> int:
+        """The action as an int; whatever is not a whole number in the action space is refused."""
+        try:
+            number = operator.index(action)
+        except TypeError:
+            number = -1
+        if not self.action_space.contains(number):
+            raise InvalidArgument(
+                "action", f"an integer between 0 and {self.action_space.n - 1}", repr(action)
+            )
+        return number
+
     def _outcome(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Observation and info of the one episode, as fresh NumPy values."""
         seen, info = to_numpy(to_channels_last(self.episodes.observation())), to_numpy(self.episodes.info())
@@ -159,6 +171,6 @@ class RestoreEnv(gymnasium.Env):
         return observation, {k: v[0] if v.ndim > 1 else float(v[0]) for k, v in info.items()}
 
     def _record(self, name: str, gain: float, observation: dict[str, Any], info: dict[str, Any]) -> None:
-        if self.render_mode is not None and len(self._film) <= self.episodes.max_steps:
+        if self.render_mode is not None:
             self._film.append(observation["image"].copy())
             self._captions.append((name, info["psnr"], gain))

@@ -10,15 +10,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from restoration_env.errors import InvalidArgument
-from restoration_env.metrics import metric, psnr
+from restoration_env.errors import InvalidArgument, UnknownName
+from restoration_env.metrics import METRICS, metric, psnr
 from restoration_env.toolbox import Toolbox
 
 NO_ACTION = -1  # in a toolchain: a step not taken
 
 
 class Episodes:
-    """N restoration episodes on one device. The batch is empty until `begin`.
+    """N restoration episodes on one device; `begin` comes first.
 
     Attributes:
         toolbox: what the actions do.
@@ -26,16 +26,31 @@ class Episodes:
         images: float (N, 3, H, W), as restored so far, not clipped (as published).
         damaged: float (N, 3, H, W), as the episode began.
         clean: float (N, 3, H, W); NaN where there is no reference, as for real photographs.
-        psnr: float64 (N,), of the images; ``psnr_initial`` of the damaged ones.
-        last_action: int64 (N,), the tool used last, or ``len(toolbox)`` for none.
+        psnr: float64 (N,), of the images.
+        psnr_initial: float64 (N,), of the damaged ones.
+        score: float64 (N,), of the images in the metric whose gain is the reward.
+        last_action: int64 (N,), the action taken last; ``len(toolbox)``, stop, before the first.
         steps_left: int64 (N,).
         done: bool (N,).
         toolchain: int64 (N, max_steps), the actions taken, then ``NO_ACTION``.
     """
 
+    images: Tensor
+    damaged: Tensor
+    clean: Tensor
+    psnr: Tensor
+    psnr_initial: Tensor
+    score: Tensor
+    last_action: Tensor
+    steps_left: Tensor
+    done: Tensor
+    toolchain: Tensor
+
     def __init__(self, toolbox: Toolbox, *, max_steps: int = 3, reward: str = "psnr") -> None:
         if not isinstance(max_steps, int) or max_steps < 1:
             raise InvalidArgument("max_steps", "an integer of 1 or more", repr(max_steps))
+        if reward not in METRICS:
+            raise UnknownName("reward", reward, METRICS)
         self.toolbox, self.max_steps = toolbox, max_steps
         self.metric = metric(reward)
 
@@ -55,8 +70,8 @@ class Episodes:
         count, device = len(damaged), damaged.device
         fresh = {
             "images": damaged.clone(),
-            "damaged": damaged,
-            "clean": clean,
+            "damaged": damaged.clone(),  # the caller's own stay as they are when single rows begin anew
+            "clean": clean.clone(),
             "psnr": quality,
             "psnr_initial": quality.clone(),
             "score": quality.clone() if self.metric is psnr else self.metric(damaged, clean),
@@ -70,17 +85,6 @@ class Episodes:
                 setattr(self, name, value)
             else:
                 getattr(self, name)[rows] = value
-
-    images: Tensor
-    damaged: Tensor
-    clean: Tensor
-    psnr: Tensor
-    psnr_initial: Tensor
-    score: Tensor
-    last_action: Tensor
-    steps_left: Tensor
-    done: Tensor
-    toolchain: Tensor
 
     def step(self, actions: Tensor) -> Tensor:
         """Take one action in every episode; an episode that is done stays as it is, with reward 0.

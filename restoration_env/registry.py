@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from restoration_env.errors import InvalidArgument, UnknownName
@@ -45,6 +46,8 @@ def _register(table: dict[str, str], kind: str, name: str, target: str) -> None:
     module, _, attribute = target.partition(":")
     if not module or not attribute:
         raise InvalidArgument("target", "a string 'module:callable'", repr(target))
+    if not name or "/" in name:
+        raise InvalidArgument("name", "a word without '/', which stands between toolbox and tool", repr(name))
     if table.get(name, target) != target:
         raise InvalidArgument("name", f"not yet the name of another {kind}", repr(name))
     table[name] = target
@@ -95,8 +98,10 @@ def load_toolbox(
         UnknownName: for an unknown toolbox, tool or precision; the message lists the known ones.
     """
     targets = _targets(_TOOLBOXES, "restoration_env.toolboxes")
-    if name not in targets:
+    if not isinstance(name, str) or name not in targets:
         raise UnknownName("toolbox", name, targets)
+    if isinstance(extra_tools, str):  # else each of its letters would be a tool
+        raise InvalidArgument("extra_tools", "a sequence of names", repr(extra_tools))
     toolbox: Toolbox = find_target(targets[name])(device=device, precision=precision)
     if extra_tools:
         toolbox = toolbox.extended(
@@ -108,7 +113,7 @@ def load_toolbox(
 def find_target(target: str) -> Callable[..., Any]:
     """Import what a ``"module:callable"`` string names."""
     module, _, attribute = target.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return attrgetter(attribute)(importlib.import_module(module))
 
 
 def _targets(table: dict[str, str], group: str) -> dict[str, str]:

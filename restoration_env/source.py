@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from restoration_env.devices import find_device
-from restoration_env.distortions import Recipe, distort, recipe
+from restoration_env.distortions import Recipe, distort, recipe, recipe_names
 from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.images import GRIDS, damaged_patches, load_images
 from restoration_env.randomness import normal, uniform
@@ -26,21 +27,23 @@ class EpisodeSource:
             raise InvalidArgument("patch_size", "an integer of 16 or more", repr(patch_size))
         if grid not in GRIDS:
             raise UnknownName("grid", grid, GRIDS)
-        self.recipe = recipe(severity)
+        if not isinstance(images, str | os.PathLike):
+            raise InvalidArgument("images", "'bundled', 'div2k' or a folder", repr(images))
+        self.recipe = _recipe(severity)
         self.device = find_device(device)
         self.pool = load_images(images, split).fitting(patch_size)
         self.patch_size, self.grid = patch_size, grid
 
     def draw(self, keys: Tensor, options: Mapping[str, Any] | None = None) -> tuple[Tensor, Tensor]:
         """Clean and damaged patches, float (N, 3, size, size): a pure function of keys (N,) and options."""
-        options = dict(options or {})
-        severity, image = options.pop("severity", None), options.pop("image", None)
-        damaged = options.pop("damaged", None)
-        if options or (damaged is not None and image is None):
-            raise InvalidArgument(
-                "options", "of the keys 'severity', 'image', and 'damaged' beside an 'image'", options
-            )
-        how = self.recipe if severity is None else recipe(severity)
+        given = {} if options is None else options
+        keys_known = isinstance(given, Mapping) and set(given) <= {"severity", "image", "damaged"}
+        if not keys_known or ("damaged" in given and ("image" not in given or "severity" in given)):
+            expected = "a dictionary of 'severity' and 'image', or of 'image' and 'damaged'"
+            got = sorted(map(str, given)) if isinstance(given, Mapping) else type(given).__name__
+            raise InvalidArgument("options", expected, got)
+        severity, image, damaged = (given.get(name) for name in ("severity", "image", "damaged"))
+        how = self.recipe if severity is None else _recipe(severity)
         if image is None:
             return damaged_patches(self.pool, keys, how, self.patch_size, grid=self.grid, device=self.device)
         clean = self._patch(image, "options['image']").repeat(len(keys), 1, 1, 1)
@@ -54,6 +57,12 @@ class EpisodeSource:
             got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
             raise InvalidArgument(argument, f"a uint8 array of shape {shape}", got)
         return torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(self.device).float() / 255.0
+
+
+def _recipe(name: str) -> Recipe:
+    if name not in recipe_names():
+        raise UnknownName("severity", name, recipe_names())
+    return recipe(name)
 
 
 def _damage(clean: Tensor, keys: Tensor, how: Recipe) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -80,26 +81,29 @@ class RestoreVectorEnv(VectorEnv):
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Begin an episode in every row, or with ``options["reset_mask"]`` (bool (N,)) in some."""
-        options = dict(options or {})
-        mask = options.pop("reset_mask", None)
+        mask = options.get("reset_mask") if isinstance(options, Mapping) else None
+        if mask is not None:
+            options = {name: value for name, value in options.items() if name != "reset_mask"}
         rows = self._rows(mask)
-        self._seed(seed)
+        self._seed(seed, rows)
         self._begin(rows, options)
         return self._observation(), self._info(self.episodes.info())
 
+    @torch.no_grad()
     def step(self, actions: Any) -> tuple[dict[str, Any], Any, Any, Any, dict[str, Any]]:
         """One action in every row: integers (N,), an array or a tensor."""
-        actions = torch.as_tensor(actions)
-        check_actions(actions, self.num_envs, len(self.episodes.toolbox))
+        if not self._generators:
+            raise ResetNeeded("Cannot call env.step() before calling env.reset()")
+        actions = self._actions(actions)
         ended_before = self.episodes.done.clone()
-        rewards = self.episodes.step(actions.long())
+        rewards = self.episodes.step(actions)
         terminated = self.episodes.done.clone()
         info: dict[str, Any] = {}
         if self.autoreset_mode is AutoresetMode.SAME_STEP and bool(terminated.any()):
             info = self._final(terminated)
-            self._begin(torch.nonzero(terminated)[:, 0].cpu(), {})
+            self._begin(torch.nonzero(terminated)[:, 0].cpu())
         elif self.autoreset_mode is AutoresetMode.NEXT_STEP and bool(ended_before.any()):
-            self._begin(torch.nonzero(ended_before)[:, 0].cpu(), {})
+            self._begin(torch.nonzero(ended_before)[:, 0].cpu())
             terminated = terminated & ~ended_before
         info.update(self._info(self.episodes.info()))
         truncated = torch.zeros_like(terminated)
@@ -117,31 +121,42 @@ class RestoreVectorEnv(VectorEnv):
         """Valid actions, bool (N, len(toolbox) + 1)."""
         return self.episodes.action_mask().bool().cpu().numpy()
 
+    def _actions(self, actions: Any) -> Tensor:
+        try:
+            actions = torch.as_tensor(actions)
+        except (TypeError, ValueError, RuntimeError):
+            expected = f"{self.num_envs} integers, an array of them or a tensor"
+            raise InvalidArgument("actions", expected, repr(actions)) from None
+        check_actions(actions, self.num_envs, len(self.episodes.toolbox))
+        return actions.long()
+
     def _rows(self, mask: Any) -> Tensor:
         if mask is None:
             return torch.arange(self.num_envs)
-        mask = torch.as_tensor(mask).cpu()
-        if mask.dtype != torch.bool or mask.shape != (self.num_envs,) or not bool(mask.any()):
+        array = mask.cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
+        if array.dtype != np.bool_ or array.shape != (self.num_envs,) or not array.any():
             expected = f"a bool array of shape ({self.num_envs},) with a true entry"
-            raise InvalidArgument("options['reset_mask']", expected, f"{mask.dtype} {tuple(mask.shape)}")
-        return torch.nonzero(mask)[:, 0]
+            raise InvalidArgument("options['reset_mask']", expected, repr(mask))
+        return torch.from_numpy(np.flatnonzero(array))
 
-    def _seed(self, seed: int | Sequence[int | None] | None) -> None:
-        if isinstance(seed, int | np.integer):
-            seed = [int(seed) + i for i in range(self.num_envs)]
+    def _seed(self, seed: int | Sequence[int | None] | None, rows: Tensor) -> None:
+        """Give the rows that have a seed a new generator; without seeds the old ones go on."""
         if seed is None:
-            if not self._generators:
-                self._generators = [seeding.np_random()[0] for _ in range(self.num_envs)]
-            return
-        if len(seed) != self.num_envs:
-            raise InvalidArgument("seed", f"None, an integer or {self.num_envs} of them", seed)
-        current: list[np.random.Generator | None] = [*self._generators] or [None] * self.num_envs
-        self._generators = [
-            seeding.np_random(one)[0] if one is not None or old is None else old
-            for one, old in zip(seed, current, strict=True)
-        ]
+            seeds: Sequence[int | None] = [None] * self.num_envs
+        elif isinstance(seed, int | np.integer):
+            seeds = [int(seed) + i for i in range(self.num_envs)]
+        else:
+            seeds = seed
+        if not isinstance(seeds, Sequence | np.ndarray) or len(seeds) != self.num_envs:
+            raise InvalidArgument("seed", f"None, an integer or {self.num_envs} of them", repr(seed))
+        if not self._generators:
+            self._generators = [seeding.np_random()[0] for _ in range(self.num_envs)]
+        for row in rows.tolist():
+            one = seeds[row]
+            if one is not None:
+                self._generators[row] = seeding.np_random(int(one))[0]
 
-    def _begin(self, rows: Tensor, options: Mapping[str, Any]) -> None:
+    def _begin(self, rows: Tensor, options: Mapping[str, Any] | None = None) -> None:
         keys = np.concatenate([draw_keys(self._generators[row], 1) for row in rows.tolist()])
         clean, damaged = self.source.draw(torch.from_numpy(keys), options)
         whole = len(rows) == self.num_envs

@@ -1,0 +1,34 @@
+# Two commands set everything up: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+TYPED := build/typed
+
+.PHONY: demo test check pytest long clean
+
+demo: .venv/ready
+	$(BIN)/restoration-env demo
+
+test: check pytest
+
+pytest: .venv/ready
+	$(BIN)/python -m pytest -m "not long"
+
+long: .venv/ready
+	$(BIN)/python -m pytest -m long
+
+# mypy and import-linter want to see the five folders as the one package that is installed.
+check: .venv/ready
+	rm -rf $(TYPED) && mkdir -p $(TYPED)/restoration_env
+	ln -s $(CURDIR)/restoration_env/*.py $(CURDIR)/restoration_env/py.typed $(TYPED)/restoration_env/
+	for folder in tools sft agents benchmarks; do ln -s $(CURDIR)/$$folder $(TYPED)/restoration_env/; done
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	PYTHONPATH=$(TYPED) $(BIN)/lint-imports
+	MYPYPATH=$(TYPED) $(BIN)/mypy
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv build dist runs

@@ -1,0 +1,82 @@
+"""A toolbox that costs nothing, registered under "tiny" wherever this module is imported."""
+
+import math
+from pathlib import Path
+
+import gymnasium
+import pytest
+import torch
+import torch.nn.functional as F
+
+import restoration_env
+from restoration_env.registry import register_tool, register_toolbox
+from restoration_env.toolbox import Tool, Toolbox
+
+
+def _blurred(images):
+    return F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+
+
+def tiny(*, device="cpu", precision="float32"):
+    return Toolbox(
+        "tiny",
+        [
+            Tool("brighten", "adds a little", lambda x: x + 0.02, precision=precision),
+            Tool("darken", "takes a little", lambda x: x - 0.02, precision=precision),
+            Tool("blur", "averages 3x3 pixels", _blurred, halo=1, precision=precision),
+        ],
+    )
+
+
+def invert(*, device="cpu", precision="float32"):
+    return Tool("invert", "the negative", lambda x: 1 - x, precision=precision)
+
+
+class _Learning(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.tensor(0.9))
+
+    def forward(self, images):
+        return images * self.factor
+
+
+def learning(*, device="cpu", precision="float32"):
+    """A toolbox as users make them: a module whose parameters want gradients."""
+    return Toolbox("learning", [Tool("scale", "a factor", _Learning())])
+
+
+register_toolbox("tiny", "helpers:tiny")
+register_toolbox("learning", "helpers:learning")
+register_tool("invert", "helpers:invert")
+
+_weights = Path(restoration_env.__file__).parent.parent / "tools" / "weights"
+needs_cnn12 = pytest.mark.skipif(
+    len(list(_weights.glob("*.safetensors"))) < 12, reason="tools/weights holds fewer than twelve tools"
+)
+TOOLBOXES = ["tiny", pytest.param("cnn12", marks=needs_cnn12)]
+TOOLS = 3
+STOP = 3
+
+
+def make(**arguments):
+    """`gym.make`, with the tiny toolbox unless told otherwise."""
+    return gymnasium.make("Restore-v0", **{"toolbox": "tiny", **arguments})
+
+
+def make_vec(num_envs, **arguments):
+    """`gym.make_vec`, with the tiny toolbox unless told otherwise."""
+    return gymnasium.make_vec("Restore-v0", num_envs, **{"toolbox": "tiny", **arguments})
+
+
+def leaves(value, path=""):
+    """All values of nested dictionaries, with their paths."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from leaves(part, f"{path}/{name}")
+    else:
+        yield path, value
+
+
+def is_finite(number):
+    return isinstance(number, float) and math.isfinite(number)
