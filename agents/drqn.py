@@ -46,6 +46,8 @@ class DRQNConfig:
         severity: the damage to train on; "mixed" adds single distortions, as the authors advise.
         max_steps: actions of an episode.
         discount: of the next step's value, as published.
+        reward_unit: dB of one unit of what the network learns to predict. Values near one keep the recurrent
+            memory out of saturation; the shipped weights predict dB.
         learning_rate: Adam's at the start; falls to a twentieth along a cosine.
         epsilon_end: share of random actions from ``epsilon_share`` of the episodes on.
         epsilon_share: part of the training in which epsilon falls from 1.
@@ -66,7 +68,8 @@ class DRQNConfig:
     severity: str = "mixed"
     max_steps: int = 3
     discount: float = 0.99
-    learning_rate: float = 1e-3
+    reward_unit: float = 10.0
+    learning_rate: float = 5e-4
     epsilon_end: float = 0.1
     epsilon_share: float = 0.4
     target_every: int = 200
@@ -128,7 +131,9 @@ def train_drqn(
         run.restore(load_checkpoint(checkpoint))
     size = run.learner.patch_size
     train, validation = train.fitting(size), validation.fitting(size)
-    held_out = damaged_patches(validation, torch.arange(config.validation_images), recipe("moderate"), size, device=device)
+    held_out = damaged_patches(
+        validation, torch.arange(config.validation_images), recipe("moderate"), size, device=device
+    )
 
     began = saved = time.monotonic()
     while run.episodes < config.episodes:
@@ -157,6 +162,9 @@ def train_drqn(
         **(card or {}),
     }
     run.learner.load_state_dict(run.best)
+    with torch.no_grad():  # from units of reward to dB
+        for parameter in run.learner.q.parameters():
+            parameter *= config.reward_unit
     save_agent(path, run.agent, facts)
     checkpoint.unlink(missing_ok=True)
     return facts
@@ -225,7 +233,7 @@ class _Run:
             goes_on = torch.zeros_like(batch.rewards)
             goes_on[:, :-1] = batch.valid[:, 1:].float()
             value = torch.cat((following[:, 1:], following[:, :1] * 0), 1)
-            goal = batch.rewards + self.config.discount * goes_on * value
+            goal = batch.rewards / self.config.reward_unit + self.config.discount * goes_on * value
         loss = F.smooth_l1_loss(chosen[batch.valid], goal[batch.valid])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

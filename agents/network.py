@@ -34,6 +34,22 @@ class ToolchainNetwork(nn.Module):
         self.fc = nn.Linear(24 * side * side, 32)
         self.gates = nn.Linear(32 + tools + 50, 4 * 50)
         self.q = nn.Linear(50, tools + 1)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Keep the variance of what is seen through all layers, and begin with contrast, not brightness.
+
+        With torch's default, four convolutions shrink an image's differences to nothing, and the first thing
+        learned is the mean value of each action, whatever the image.
+        """
+        for layer in (*self.convs, self.fc):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+        nn.init.orthogonal_(self.gates.weight)
+        nn.init.zeros_(self.gates.bias)
+        with torch.no_grad():
+            first = self.convs[0].weight
+            first -= first.mean(dim=(1, 2, 3), keepdim=True)
 
     def initial_state(self, count: int) -> State:
         """The memory before the first step: two float (count, 50)."""

@@ -13,6 +13,7 @@ from restoration_env.agents.drqn import DRQNConfig, DRQNProgress, train_drqn
 from restoration_env.cli import progress_bar
 from restoration_env.devices import find_device, keep_freed_memory
 from restoration_env.images import load_images
+from restoration_env.provenance import provenance
 from restoration_env.registry import load_toolbox
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(DRQNConfig)}
@@ -22,22 +23,16 @@ _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(DRQNC
 @click.option("--images", default="bundled", show_default=True, help="Clean images: a folder or a name.")
 @click.option("--out", default="runs/toolchain.safetensors", show_default=True, help="The weights to write.")
 @click.option("--toolbox", default="cnn12", show_default=True)
-@click.option(
-    "--episodes", default=_DEFAULTS["episodes"], show_default=True, help="Images to restore in training."
-)
+@click.option("--episodes", default=_DEFAULTS["episodes"], show_default=True, help="Images to restore in training.")
 @click.option("--severity", default=_DEFAULTS["severity"], show_default=True, help="The damage to train on.")
 @click.option("--max-steps", default=_DEFAULTS["max_steps"], show_default=True, help="Actions of an episode.")
 @click.option("--learning-rate", default=_DEFAULTS["learning_rate"], show_default=True)
-@click.option(
-    "--updates", default=_DEFAULTS["updates"], show_default=True, help="Updates a batch of episodes."
-)
+@click.option("--updates", default=_DEFAULTS["updates"], show_default=True, help="Updates a batch of episodes.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--precision", default="float32", show_default=True, help="Of the tools: float32 or bfloat16.")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--threads", default=0, help="CPU threads; 0 leaves torch's choice.")
-def train(
-    images: str, out: str, toolbox: str, precision: str, device: str, threads: int, **settings: Any
-) -> None:
+def train(images: str, out: str, toolbox: str, precision: str, device: str, threads: int, **settings: Any) -> None:
     """Train the toolchain agent. A killed run goes on where it stopped."""
     where = find_device(device)
     keep_freed_memory()
@@ -49,7 +44,7 @@ def train(
     changed = [f" --{k.replace('_', '-')} {v}" for k, v in settings.items() if v != _DEFAULTS[k]]
     card = {
         "data": f"{Path(images).name}: {len(pool)} images train, {len(validation)} validate",
-        "command": f"restoration-env train agent --images {Path(images).name}" + "".join(changed),
+        **provenance(f"restoration-env train agent --images {Path(images).name}" + "".join(changed), where),
     }
     with progress_bar() as bar:
         task = bar.add_task("toolchain agent", total=config.episodes, note="")

@@ -14,23 +14,19 @@ from restoration_env.agents.agent import load_agent
 from restoration_env.agents.policies import RandomPolicy, StopAtOnce
 from restoration_env.benchmarks.comparison import best_single_tool, evaluate
 from restoration_env.benchmarks.gain_matrix import as_json, draw_matrices, gain_matrix
-from restoration_env.benchmarks.provenance import provenance
 from restoration_env.benchmarks.published import load_published
 from restoration_env.benchmarks.suites import patch_suite
 from restoration_env.cli import progress_bar
 from restoration_env.distortions import SEVERITY_RANGES, recipe
 from restoration_env.files import write_json
+from restoration_env.provenance import provenance
 from restoration_env.registry import load_toolbox
 from restoration_env.rendering import save_png
 from restoration_env.tools.catalogue import CATALOGUE
 
-_images = click.option(
-    "--images", default="bundled", show_default=True, help="Folder or name of the test images."
-)
+_images = click.option("--images", default="bundled", show_default=True, help="Folder or name of the test images.")
 _split = click.option("--split", default="test", show_default=True, help="Part of the test images, or all.")
-_published = click.option(
-    "--published", type=click.Path(), help="The authors' weights.npz, to measure beside ours."
-)
+_published = click.option("--published", type=click.Path(), help="The authors' weights.npz, to measure beside ours.")
 _json = click.option("--json", "json_path", type=click.Path(), help="Write the numbers here.")
 
 
@@ -50,9 +46,7 @@ def _command(name: str, **options: Any) -> str:
 @_published
 @_json
 @click.option("--count", default=100, show_default=True, help="Patches of each band.")
-@click.option(
-    "--toolbox", default="cnn12", show_default=True, help="A toolbox of twelve, in the table's order."
-)
+@click.option("--toolbox", default="cnn12", show_default=True, help="A toolbox of twelve, in the table's order.")
 @click.option("--picture", type=click.Path(), help="Draw the matrix here (PNG).")
 def gains(
     images: str,
@@ -101,12 +95,8 @@ def gains(
 @_published
 @_json
 @click.option("--count", default=1000, show_default=True, help="Patches of each severity.")
-@click.option(
-    "--choose-on", default="bundled", show_default=True, help="Other images, to choose the single tool."
-)
-@click.option(
-    "--agent", default="toolchain", show_default=True, help="The agent to measure: a name or a path."
-)
+@click.option("--choose-on", default="bundled", show_default=True, help="Other images, to choose the single tool.")
+@click.option("--agent", default="toolchain", show_default=True, help="The agent to measure: a name or a path.")
 def compare(
     images: str,
     split: str,

@@ -72,9 +72,7 @@ def as_json(matrices: dict[str, list[list[float]]], tools: list[str], bands: lis
     return {
         "unit": "mean PSNR gain in dB, rows are tools, columns are bands; inputs above 50 dB left out",
         "tools": tools,
-        "bands": [
-            {"band": b.name, "patches": len(b.clean), "images": b.source, "sha256": b.digest} for b in bands
-        ],
+        "bands": [{"band": b.name, "patches": len(b.clean), "images": b.source, "sha256": b.digest} for b in bands],
         "toolboxes": {
             name: {
                 "matrix": matrix,

@@ -70,9 +70,7 @@ def load_published(path: str | Path, *, device: torch.device | str = "cpu") -> T
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: torch.from_numpy(file[name]) for name in file.files}
     except (OSError, ValueError) as error:
-        raise InvalidArgument(
-            "published", "the path of the authors' weights.npz", f"{path}: {error}"
-        ) from None
+        raise InvalidArgument("published", "the path of the authors' weights.npz", f"{path}: {error}") from None
     tools = []
     for number, spec in enumerate(CATALOGUE, 1):
         network = build_network(spec.network)
@@ -94,6 +92,4 @@ def _renamed(arrays: dict[str, Tensor], prefix: str, layers: dict[str, str]) -> 
             for part in ("weight", "bias")
         }
     except KeyError as error:
-        raise InvalidArgument(
-            "published", "the path of the authors' weights.npz", f"a file without {error}"
-        ) from None
+        raise InvalidArgument("published", "the path of the authors' weights.npz", f"a file without {error}") from None

@@ -138,9 +138,7 @@ class RestoreEnv(gymnasium.Env):
     def render(self) -> Any:
         """The episode so far: a filmstrip (H, W, 3), or a line of text for each step."""
         if self.render_mode is None:
-            gymnasium.logger.warn(
-                "render() needs a render_mode, for example gym.make(..., render_mode='ansi')"
-            )
+            gymnasium.logger.warn("render() needs a render_mode, for example gym.make(..., render_mode='ansi')")
             return None
         if self.render_mode == "ansi":
             first = f"damaged  {self._captions[0][1]:.2f} dB"
@@ -159,9 +157,7 @@ class RestoreEnv(gymnasium.Env):
         except TypeError:
             number = -1
         if not self.action_space.contains(number):
-            raise InvalidArgument(
-                "action", f"an integer between 0 and {self.action_space.n - 1}", repr(action)
-            )
+            raise InvalidArgument("action", f"an integer between 0 and {self.action_space.n - 1}", repr(action))
         return number
 
     def _outcome(self) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -104,9 +104,7 @@ def load_toolbox(
         raise InvalidArgument("extra_tools", "a sequence of names", repr(extra_tools))
     toolbox: Toolbox = find_target(targets[name])(device=device, precision=precision)
     if extra_tools:
-        toolbox = toolbox.extended(
-            [load_tool(tool, device=device, precision=precision) for tool in extra_tools]
-        )
+        toolbox = toolbox.extended([load_tool(tool, device=device, precision=precision) for tool in extra_tools])
     return toolbox
 
 

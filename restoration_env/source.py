@@ -20,9 +20,7 @@ from restoration_env.randomness import normal, uniform
 class EpisodeSource:
     """Draws the clean and the damaged image of an episode, a pure function of its key."""
 
-    def __init__(
-        self, images: str, split: str, severity: str, patch_size: int, grid: str, device: str
-    ) -> None:
+    def __init__(self, images: str, split: str, severity: str, patch_size: int, grid: str, device: str) -> None:
         if not isinstance(patch_size, int) or patch_size < 16:
             raise InvalidArgument("patch_size", "an integer of 16 or more", repr(patch_size))
         if grid not in GRIDS:

@@ -124,11 +124,7 @@ def check_actions(actions: Tensor, count: int, stop: int) -> None:
     """Refuse anything but ``count`` integers between 0 and ``stop``."""
     integer = isinstance(actions, Tensor) and actions.dtype in _INTEGERS
     if not integer or actions.shape != (count,):
-        got = (
-            f"{actions.dtype} {tuple(actions.shape)}"
-            if isinstance(actions, Tensor)
-            else type(actions).__name__
-        )
+        got = f"{actions.dtype} {tuple(actions.shape)}" if isinstance(actions, Tensor) else type(actions).__name__
         raise InvalidArgument("actions", f"an integer tensor of shape ({count},)", got)
     if count and (int(actions.min()) < 0 or int(actions.max()) > stop):
         raise InvalidArgument("actions", f"between 0 and {stop} (stop)", actions.tolist())

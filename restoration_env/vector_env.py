@@ -141,13 +141,13 @@ class RestoreVectorEnv(VectorEnv):
 
     def _seed(self, seed: int | Sequence[int | None] | None, rows: Tensor) -> None:
         """Give the rows that have a seed a new generator; without seeds the old ones go on."""
+        seeds: Any = seed
         if seed is None:
-            seeds: Sequence[int | None] = [None] * self.num_envs
+            seeds = [None] * self.num_envs
         elif isinstance(seed, int | np.integer):
             seeds = [int(seed) + i for i in range(self.num_envs)]
-        else:
-            seeds = seed
-        if not isinstance(seeds, Sequence | np.ndarray) or len(seeds) != self.num_envs:
+        fitting = isinstance(seeds, Sequence | np.ndarray) and len(seeds) == self.num_envs
+        if not fitting or not all(one is None or isinstance(one, int | np.integer) for one in seeds):
             raise InvalidArgument("seed", f"None, an integer or {self.num_envs} of them", repr(seed))
         if not self._generators:
             self._generators = [seeding.np_random()[0] for _ in range(self.num_envs)]

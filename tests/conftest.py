@@ -1,12 +1,12 @@
 import os
 
-# Before torch is imported: two cores are shared by whatever else runs.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Before torch is imported. One thread each: the tests themselves run side by side (pytest -n).
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
 
 
 @pytest.fixture(scope="session", autouse=True)
-def few_threads() -> None:
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+def one_thread() -> None:
+    torch.set_num_threads(1)

@@ -4,23 +4,24 @@ import itertools
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from restoration_env.agents.agent import ToolchainAgent
 from restoration_env.agents.network import ToolchainNetwork
 from restoration_env.toolbox import Tool, Toolbox
-from restoration_env.tools.networks import EightLayer, ThreeLayer
 
 
 def quick(*, device: torch.device | str = "cpu", precision: str = "float32") -> Toolbox:
-    """Two untrained networks that see 8 pixels around, one that turns the light up, and one for grey."""
+    """Two small random networks that see 5 and 3 pixels around, and two that change the light."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        small, large = ThreeLayer(), EightLayer()
-    for parameter in (*small.parameters(), *large.parameters()):
-        parameter.data.mul_(1.5)  # so that what lies at a border matters
+        wide = nn.Sequential(nn.Conv2d(3, 4, 7, padding=3), nn.ReLU(), nn.Conv2d(4, 3, 5, padding=2))
+        narrow = nn.Sequential(nn.Conv2d(3, 4, 5, padding=2), nn.Tanh(), nn.Conv2d(4, 3, 3, padding=1))
+    wide.requires_grad_(False)
+    narrow.requires_grad_(False)
     tools = [
-        Tool("small", "three layers", small, small.cost, small.halo, precision),
-        Tool("large", "eight layers", large, large.cost, large.halo, precision),
+        Tool("wide", "two layers", lambda x: x + wide(x).to(x), halo=5, precision=precision),
+        Tool("narrow", "two layers", lambda x: x + narrow(x).to(x), halo=3, precision=precision),
         Tool("brighter", "adds 8 grey levels", lambda x: x + 8 / 255),
         Tool("redder", "adds red", lambda x: x + torch.tensor([0.1, 0.0, 0.0]).view(3, 1, 1).to(x)),
     ]

@@ -85,30 +85,24 @@ def test_replay_unrolls_the_memory_exactly_as_acting_did():
 
 def test_training_solves_a_toolbox_with_one_right_tool_per_image():
     toolbox = _toy_toolbox()
-    config = DRQNConfig(
-        episodes=768, batch=32, warmup=64, max_steps=2, updates=8, sample=16, target_every=20, learning_rate=3e-3
-    )
-    run = _Run(config, toolbox, "cpu")
+    run = _Run(DRQNConfig(episodes=512, batch=32, max_steps=2, updates=8, sample=32), toolbox, "cpu")
     generator = torch.Generator().manual_seed(0)
 
     def batch(count):
-        clean = torch.rand(count, 3, 1, 1, generator=generator).expand(-1, -1, 63, 63) * 0.4 + 0.3
-        clean = clean + 0.05 * torch.rand(count, 3, 63, 63, generator=generator)
+        """Images too bright or too dark by more than a tool undoes; stripes show which."""
+        plain = torch.rand(count, 3, 1, 1, generator=generator) * 0.4 + 0.3
+        plain = plain + 0.05 * torch.rand(count, 3, 63, 63, generator=generator)
         shift = torch.where(torch.arange(count) % 2 == 0, 0.12, -0.12)[:, None, None, None]
-        marked = clean + shift
-        marked[:, :, :8, :8] = (shift > 0).float()  # what is wrong can be seen
-        clean = clean.clone()
-        clean[:, :, :8, :8] = marked[:, :, :8, :8] - shift
-        return clean, marked
+        plain[:, :, :24] += 0.15 * shift.sign() * (torch.arange(24) % 2)[:, None]
+        return plain, plain + shift
 
-    while run.episodes < config.episodes:
-        run.play(*batch(config.batch))
-        run.episodes += config.batch
-        if len(run.replay) >= config.warmup:
-            for _ in range(config.updates):
-                run.learn()
+    while run.episodes < run.config.episodes:
+        run.play(*batch(32))
+        run.episodes += 32
+        for _ in range(8):
+            run.learn()
     clean, damaged = batch(64)
-    episodes = Episodes(toolbox, max_steps=1)
+    episodes = Episodes(toolbox, max_steps=2)
     episodes.begin(damaged, clean)
     run.agent.reset(64)
     actions = run.agent.act(episodes.observation())
@@ -117,7 +111,16 @@ def test_training_solves_a_toolbox_with_one_right_tool_per_image():
 
 
 def _small(**changes):
-    settings = {"episodes": 24, "batch": 8, "warmup": 8, "updates": 1, "sample": 4, "evaluate_every": 2, "replay": 16, "validation_images": 8}
+    settings = {
+        "episodes": 24,
+        "batch": 8,
+        "warmup": 8,
+        "updates": 1,
+        "sample": 4,
+        "evaluate_every": 2,
+        "replay": 16,
+        "validation_images": 8,
+    }
     return DRQNConfig(**{**settings, **changes})
 
 
@@ -165,7 +168,9 @@ def test_a_batch_is_restored_as_its_images_would_be_alone():
         assert together.toolchains()[row] == single.toolchains()[0]
 
 
-@pytest.mark.parametrize("bad", [torch.rand(3, 63, 63), torch.rand(1, 1, 63, 63), torch.full((1, 3, 63, 63), torch.nan)])
+@pytest.mark.parametrize(
+    "bad", [torch.rand(3, 63, 63), torch.rand(1, 1, 63, 63), torch.full((1, 3, 63, 63), torch.nan)]
+)
 def test_images_that_are_none_are_refused(bad):
     with pytest.raises(InvalidArgument, match="images"):
         _agent().restore(bad)

@@ -80,7 +80,9 @@ def test_every_shipped_tool_has_a_card_that_fits_and_helps_on_its_band(spec):
 
 
 def test_right_tool_beats_wrong_tool_on_its_own_damage(toolbox):
-    clean, damaged = damaged_patches(load_images("bundled", "test"), torch.arange(20), specification("denoise-4").band, 63)
+    clean, damaged = damaged_patches(
+        load_images("bundled", "test"), torch.arange(20), specification("denoise-4").band, 63
+    )
     scores = {}
     for name in ("denoise-4", "deblur-4"):
         actions = torch.full((20,), toolbox.names.index(name))
@@ -190,7 +192,9 @@ def test_a_start_with_another_network_is_refused(photos, tmp_path):
         train_tool(_small(start="denoise-4"), *photos, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["tv-light", "tv-strong", "nl-means", "bilateral", "wiener-1.5", "wiener-3", "unsharp"])
+@pytest.mark.parametrize(
+    "name", ["tv-light", "tv-strong", "nl-means", "bilateral", "wiener-1.5", "wiener-3", "unsharp"]
+)
 def test_classical_tools_keep_shape_and_do_something(name):
     toolbox = load_toolbox("classical")
     image = torch.rand(2, 3, 40, 33, generator=torch.Generator().manual_seed(0))

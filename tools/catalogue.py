@@ -77,9 +77,7 @@ def load_network(name: str, folder: Path = WEIGHTS) -> ThreeLayer | EightLayer:
     spec = specification(name)
     tensors, card = read_weights(folder / f"{name}.safetensors")
     if card["network"] != spec.network:
-        raise InvalidArgument(
-            "weights", f"of a {spec.network} network for {name}", f"a {card['network']} one"
-        )
+        raise InvalidArgument("weights", f"of a {spec.network} network for {name}", f"a {card['network']} one")
     network = build_network(spec.network)
     network.load_state_dict(tensors)
     return network.eval().requires_grad_(False)

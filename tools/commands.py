@@ -16,6 +16,7 @@ from restoration_env.cli import progress_bar
 from restoration_env.devices import find_device, keep_freed_memory
 from restoration_env.files import read_weights
 from restoration_env.images import load_images
+from restoration_env.provenance import provenance
 from restoration_env.tools.catalogue import CATALOGUE, NAMES, WEIGHTS, specification
 from restoration_env.tools.training import RECIPE, Progress, TrainingConfig, train_tool
 
@@ -25,17 +26,13 @@ _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Train
 @click.command()
 @click.argument("names", nargs=-1)
 @click.option("--images", default="bundled", show_default=True, help="Clean images: a folder or a name.")
-@click.option(
-    "--out", default="runs/tools", show_default=True, help="Folder of weights, cards and checkpoints."
-)
+@click.option("--out", default="runs/tools", show_default=True, help="Folder of weights, cards and checkpoints.")
 @click.option("--iterations", type=int, help="Optimiser steps.  [default: as in the recipe]")
 @click.option("--batch", default=_DEFAULTS["batch"], show_default=True, help="Patches a step.")
 @click.option("--crop", default=_DEFAULTS["crop"], show_default=True, help="Side of the patches.")
 @click.option("--learning-rate", type=float, help="Peak of the schedule.  [default: as in the recipe]")
 @click.option("--start", help="A shipped tool to start from, or '' for none.  [default: as in the recipe]")
-@click.option(
-    "--patience", default=0, show_default=True, help="Validations without gain before stopping; 0: never."
-)
+@click.option("--patience", default=0, show_default=True, help="Validations without gain before stopping; 0: never.")
 @click.option("--precision", default="float32", show_default=True, help="float32 or bfloat16.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True)
@@ -70,7 +67,7 @@ def train(
             command = f"restoration-env train tools {name} --images {Path(images).name}"
             command += f" --iterations {config.iterations} --learning-rate {config.learning_rate:g}"
             command += f" --start '{config.start}' --seed {config.seed}"
-            card = {"data": data, "command": command}
+            card = {"data": data, **provenance(command, where)}
             train_tool(config, pool, validation, out, device=where, report=report, card=card)
 
 
@@ -84,14 +81,10 @@ def table(as_json: bool) -> None:
         return
     shown = Table(title="Action k applies row k; action 12 stops")
     for heading in ("action", "tool", "removes", "band", "network", "parameters", "validation gain"):
-        shown.add_column(
-            heading, justify="right" if heading in ("action", "parameters", "validation gain") else "left"
-        )
+        shown.add_column(heading, justify="right" if heading in ("action", "parameters", "validation gain") else "left")
     for action, spec in enumerate(CATALOGUE):
         card = cards[spec.name]
         band = f"{spec.unit} {spec.low:g} to {spec.high:g}"
         gain = f"{card['validation_gain_db']:+.2f} dB"
-        shown.add_row(
-            str(action), spec.name, spec.removes, band, spec.network, f"{card['parameters']:,}", gain
-        )
+        shown.add_row(str(action), spec.name, spec.removes, band, spec.network, f"{card['parameters']:,}", gain)
     Console().print(shown)

@@ -139,9 +139,7 @@ def training_batch(
     corners = (lead + phase).tolist()
 
     def cut(batch: Tensor) -> Tensor:
-        return torch.stack(
-            [p[:, y : y + size, x : x + size] for p, (y, x) in zip(batch, corners, strict=True)]
-        )
+        return torch.stack([p[:, y : y + size, x : x + size] for p, (y, x) in zip(batch, corners, strict=True)])
 
     return cut(crops), cut(damaged)
 
@@ -249,9 +247,7 @@ def _gentle_start(network: nn.Module) -> None:
 class _Run:
     """The state of a training run: all that a checkpoint holds."""
 
-    def __init__(
-        self, config: TrainingConfig, spec: ToolSpec, folder: Path, device: torch.device | str
-    ) -> None:
+    def __init__(self, config: TrainingConfig, spec: ToolSpec, folder: Path, device: torch.device | str) -> None:
         self.config, self.spec, self.device = config, spec, torch.device(device)
         torch.manual_seed(config.seed)
         network: nn.Module = build_network(spec.network)
