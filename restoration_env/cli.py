@@ -47,8 +47,7 @@ class _Group(click.Group):
     def _table(self) -> dict[str, tuple[str, str]]:
         """Commands and groups right below this one: name to target ("" for a group) and help."""
         added = {
-            e.name: (e.value, "From an installed package.")
-            for e in entry_points(group="restoration_env.commands")
+            e.name: (e.value, "From an installed package.") for e in entry_points(group="restoration_env.commands")
         }
         found: dict[str, tuple[str, str]] = {}
         for words, row in {**added, **_COMMANDS}.items():
@@ -65,9 +64,7 @@ class _Group(click.Group):
         if row is None:
             return None
         target, text = row
-        return (
-            find_target(target) if target else _Group(f"{self.prefix}{cmd_name} ", name=cmd_name, help=text)
-        )
+        return find_target(target) if target else _Group(f"{self.prefix}{cmd_name} ", name=cmd_name, help=text)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""

@@ -156,8 +156,9 @@ class RestoreEnv(gymnasium.Env):
             number = operator.index(action)
         except TypeError:
             number = -1
-        if not self.action_space.contains(number):
-            raise InvalidArgument("action", f"an integer between 0 and {self.action_space.n - 1}", repr(action))
+        stop = self.episodes.toolbox.stop
+        if not 0 <= number <= stop:
+            raise InvalidArgument("action", f"an integer between 0 and {stop}", repr(action))
         return number
 
     def _outcome(self) -> tuple[dict[str, Any], dict[str, Any]]:

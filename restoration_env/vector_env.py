@@ -62,10 +62,11 @@ class RestoreVectorEnv(VectorEnv):
             raise InvalidArgument("num_envs", "an integer of 1 or more", repr(num_envs))
         if output not in OUTPUTS:
             raise UnknownName("output", output, OUTPUTS)
-        modes = {mode.value: mode for mode in AutoresetMode}
-        if not isinstance(autoreset_mode, AutoresetMode) and autoreset_mode not in modes:
-            raise UnknownName("autoreset_mode", autoreset_mode, modes)
-        self.autoreset_mode = modes.get(autoreset_mode, autoreset_mode)
+        try:
+            self.autoreset_mode = AutoresetMode(autoreset_mode)
+        except ValueError:
+            modes = [mode.value for mode in AutoresetMode]
+            raise UnknownName("autoreset_mode", autoreset_mode, modes) from None
         self.metadata = {"autoreset_mode": self.autoreset_mode, "render_modes": []}
         self.output, self.num_envs = output, num_envs
         self.source = EpisodeSource(images, split, severity, patch_size, grid, device)
@@ -81,9 +82,10 @@ class RestoreVectorEnv(VectorEnv):
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Begin an episode in every row, or with ``options["reset_mask"]`` (bool (N,)) in some."""
-        mask = options.get("reset_mask") if isinstance(options, Mapping) else None
-        if mask is not None:
-            options = {name: value for name, value in options.items() if name != "reset_mask"}
+        mask = None
+        if isinstance(options, Mapping) and "reset_mask" in options:
+            options = dict(options)
+            mask = options.pop("reset_mask")
         rows = self._rows(mask)
         self._seed(seed, rows)
         self._begin(rows, options)

@@ -111,17 +111,8 @@ def test_training_solves_a_toolbox_with_one_right_tool_per_image():
 
 
 def _small(**changes):
-    settings = {
-        "episodes": 24,
-        "batch": 8,
-        "warmup": 8,
-        "updates": 1,
-        "sample": 4,
-        "evaluate_every": 2,
-        "replay": 16,
-        "validation_images": 8,
-    }
-    return DRQNConfig(**{**settings, **changes})
+    settings = {"episodes": 24, "batch": 8, "warmup": 8, "updates": 1, "sample": 4, "replay": 16}
+    return DRQNConfig(**{**settings, "evaluate_every": 2, "validation_images": 8, **changes})
 
 
 def test_training_writes_an_agent_and_resumes_after_a_kill(tmp_path):

@@ -10,9 +10,18 @@ from restoration_env.episodes import NO_ACTION, Episodes
 from restoration_env.errors import InvalidArgument
 from restoration_env.metrics import psnr, ssim
 
-FIELDS = (
-    ["images", "damaged", "clean", "psnr", "psnr_initial", "score", "last_action", "steps_left", "done", "toolchain"]
-)  # the whole state of a batch
+FIELDS = [
+    "images",
+    "damaged",
+    "clean",
+    "psnr",
+    "psnr_initial",
+    "score",
+    "last_action",
+    "steps_left",
+    "done",
+    "toolchain",
+]  # the whole state of a batch
 
 
 def pictures(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -199,10 +208,10 @@ def test_gradients_pass_unless_switched_off() -> None:
 
 @pytest.mark.parametrize("max_steps", [0, -1, 2.0, "3", None])
 def test_bad_max_steps(max_steps) -> None:
-    with pytest.raises(InvalidArgument, match="^max_steps must be an integer of 1 or more"):
+    with pytest.raises(InvalidArgument, match=r"^max_steps must be an integer of 1 or more"):
         Episodes(tiny(), max_steps=max_steps)
 
 
 def test_bad_reward() -> None:
-    with pytest.raises(InvalidArgument, match="^reward must be one of psnr, ssim"):
+    with pytest.raises(InvalidArgument, match=r"^reward must be one of psnr, ssim"):
         Episodes(tiny(), reward="mse")

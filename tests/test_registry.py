@@ -35,35 +35,35 @@ def test_classical_loads() -> None:
 
 
 def test_unknown_toolbox_lists_the_known() -> None:
-    with pytest.raises(UnknownName, match="^toolbox must be one of .*cnn12.*, got 'cnn13'") as error:
+    with pytest.raises(UnknownName, match=r"^toolbox must be one of .*cnn12.*, got 'cnn13'") as error:
         load_toolbox("cnn13")
     assert all(name in str(error.value) for name in toolbox_names())
 
 
 @pytest.mark.parametrize("name", [["cnn12"], None, 12])
 def test_a_toolbox_is_a_name(name) -> None:
-    with pytest.raises(UnknownName, match="^toolbox must be"):
+    with pytest.raises(UnknownName, match=r"^toolbox must be"):
         load_toolbox(name)
 
 
 def test_unknown_tool_lists_the_known() -> None:
-    with pytest.raises(UnknownName, match="^tool must be one of .*invert.*cnn12/<tool>.*got 'sharpen'"):
+    with pytest.raises(UnknownName, match=r"^tool must be one of .*invert.*cnn12/<tool>.*got 'sharpen'"):
         load_tool("sharpen")
     with pytest.raises(UnknownName, match="brighten, darken, blur, got 'sharpen'"):
         load_tool("tiny/sharpen")
-    with pytest.raises(UnknownName, match="^toolbox must be"):
+    with pytest.raises(UnknownName, match=r"^toolbox must be"):
         load_tool("huge/blur")
 
 
 def test_unknown_precision_lists_the_known() -> None:
-    with pytest.raises(UnknownName, match="^precision must be one of float32, bfloat16"):
+    with pytest.raises(UnknownName, match=r"^precision must be one of float32, bfloat16"):
         load_toolbox("tiny", precision="float16")
 
 
 def test_registering_twice() -> None:
     register_toolbox("mine", "helpers:tiny")
     register_toolbox("mine", "helpers:tiny")
-    with pytest.raises(InvalidArgument, match="^name must be not yet the name of another toolbox, got 'mine'"):
+    with pytest.raises(InvalidArgument, match=r"^name must be not yet the name of another toolbox, got 'mine'"):
         register_toolbox("mine", "helpers:other")
     register_tool("mine", "helpers:invert")  # a tool may have a toolbox's name
     with pytest.raises(InvalidArgument, match="another tool, got 'mine'"):
@@ -74,13 +74,13 @@ def test_registering_twice() -> None:
 
 @pytest.mark.parametrize("target", ["", "helpers", "helpers:", ":tiny"])
 def test_a_target_has_two_parts(target: str) -> None:
-    with pytest.raises(InvalidArgument, match="^target must be a string 'module:callable'"):
+    with pytest.raises(InvalidArgument, match=r"^target must be a string 'module:callable'"):
         register_tool("new", target)
 
 
 @pytest.mark.parametrize("name", ["", "a/b"])
 def test_a_name_can_be_loaded(name: str) -> None:
-    with pytest.raises(InvalidArgument, match="^name must be"):
+    with pytest.raises(InvalidArgument, match=r"^name must be"):
         register_tool(name, "helpers:invert")
 
 
@@ -108,12 +108,12 @@ def test_extra_tools_from_another_toolbox() -> None:
 
 @pytest.mark.parametrize("extra", ["invert", "x"])
 def test_extra_tools_are_not_one_string(extra: str) -> None:
-    with pytest.raises(InvalidArgument, match="^extra_tools must be a sequence of names"):
+    with pytest.raises(InvalidArgument, match=r"^extra_tools must be a sequence of names"):
         load_toolbox("tiny", extra)
 
 
 def test_unknown_extra_tool() -> None:
-    with pytest.raises(UnknownName, match="^tool must be one of .*invert.*got 'sharpen'"):
+    with pytest.raises(UnknownName, match=r"^tool must be one of .*invert.*got 'sharpen'"):
         load_toolbox("tiny", ["sharpen"])
 
 

@@ -212,7 +212,7 @@ def test_rows_without_a_seed_go_on() -> None:
 
 @pytest.mark.parametrize("seed", [[1], [1, 2, 3], 1.5, "12"])
 def test_bad_seeds(seed) -> None:
-    with pytest.raises(InvalidArgument, match="^seed must be None, an integer or 2 of them"):
+    with pytest.raises(InvalidArgument, match=r"^seed must be None, an integer or 2 of them"):
         make_vec(2).reset(seed=seed)
 
 
@@ -240,7 +240,7 @@ def test_every_kind_of_integers_is_actions(kind) -> None:
 def test_bad_actions(actions) -> None:
     env = make_vec(2)
     env.reset(seed=0)
-    with pytest.raises(InvalidArgument, match="^actions must be "):
+    with pytest.raises(InvalidArgument, match=r"^actions must be "):
         env.step(actions)
     assert env.step([0, 0])[0]["steps_left"].tolist() == [2, 2]
 
@@ -253,7 +253,7 @@ def test_bad_reset_masks(mask) -> None:
 
 @pytest.mark.parametrize("options", [["severity"], {"severities": 1}, {"damaged": None, "x": 1}])
 def test_bad_options(options) -> None:
-    with pytest.raises(InvalidArgument, match="^options must be "):
+    with pytest.raises(InvalidArgument, match=r"^options must be "):
         make_vec(2).reset(options=options)
 
 
