@@ -19,10 +19,10 @@ long: .venv/ready
 # mypy and import-linter want to see the five folders as the one package that is installed.
 check: .venv/ready
 	rm -rf $(TYPED) && mkdir -p $(TYPED)/restoration_env
-	ln -s $(CURDIR)/restoration_env/*.py $(CURDIR)/restoration_env/py.typed $(TYPED)/restoration_env/
-	for folder in tools sft agents benchmarks; do ln -s $(CURDIR)/$$folder $(TYPED)/restoration_env/; done
+	cp restoration_env/*.py restoration_env/py.typed $(TYPED)/restoration_env/
+	for folder in tools sft agents benchmarks; do cp -r $$folder $(TYPED)/restoration_env/; done
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	PYTHONPATH=$(TYPED) $(BIN)/lint-imports
+	cd $(TYPED) && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml
 	MYPYPATH=$(TYPED) $(BIN)/mypy
 
 .venv/ready: pyproject.toml constraints.txt

@@ -164,7 +164,7 @@ def train_drqn(
     run.learner.load_state_dict(run.best)
     with torch.no_grad():  # from units of reward to dB
         for parameter in run.learner.q.parameters():
-            parameter *= config.reward_unit
+            parameter.mul_(config.reward_unit)
     save_agent(path, run.agent, facts)
     checkpoint.unlink(missing_ok=True)
     return facts

@@ -43,13 +43,13 @@ class ToolchainNetwork(nn.Module):
         learned is the mean value of each action, whatever the image.
         """
         for layer in (*self.convs, self.fc):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+            nn.init.kaiming_normal_(layer.get_parameter("weight"), nonlinearity="relu")
+            nn.init.zeros_(layer.get_parameter("bias"))
         nn.init.orthogonal_(self.gates.weight)
         nn.init.zeros_(self.gates.bias)
         with torch.no_grad():
-            first = self.convs[0].weight
-            first -= first.mean(dim=(1, 2, 3), keepdim=True)
+            first = self.convs[0].get_parameter("weight")
+            first.sub_(first.mean(dim=(1, 2, 3), keepdim=True))
 
     def initial_state(self, count: int) -> State:
         """The memory before the first step: two float (count, 50)."""
@@ -61,7 +61,8 @@ class ToolchainNetwork(nn.Module):
         x = images.float() / 255.0 if images.dtype == torch.uint8 else images
         x = x.contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
-            x = F.relu(conv(_pad_same(x, conv.kernel_size[0])), inplace=True)
+            kernel = conv.get_parameter("weight").shape[-1]
+            x = F.relu(conv(_pad_same(x, kernel)), inplace=True)
         return F.relu(self.fc(x.permute(0, 2, 3, 1).flatten(1)))
 
     def advance(self, features: Tensor, last_action: Tensor, state: State) -> tuple[Tensor, State]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from restoration_env.agents.agent import load_agent
-from restoration_env.agents.policies import RandomPolicy, StopAtOnce
+from restoration_env.agents.policies import Policy, RandomPolicy, StopAtOnce
 from restoration_env.benchmarks.comparison import best_single_tool, evaluate
 from restoration_env.benchmarks.gain_matrix import as_json, draw_matrices, gain_matrix
 from restoration_env.benchmarks.published import load_published
@@ -110,25 +110,26 @@ def compare(
     ours = load_agent(agent)
     tools = ours.toolbox
     single = best_single_tool(tools, patch_suite(choose_on, "train", recipe("moderate"), 500))
-    entries = [(StopAtOnce(tools), tools), (RandomPolicy(tools), tools), (single, tools), (ours, tools)]
+    policies: list[Policy] = [StopAtOnce(tools), RandomPolicy(tools), single, ours]
+    entries = [(policy, tools) for policy in policies]
     if published:
         theirs = load_published(published)
         entries.append((theirs, theirs.toolbox))
-    suites, rows = {}, {}
+    suites: dict[str, Any] = {}
     with progress_bar() as bar:
         task = bar.add_task("suites", total=len(SEVERITY_RANGES) * len(entries), note="")
         for severity in SEVERITY_RANGES:
             suite = patch_suite(images, split, recipe(severity), count)
-            rows[severity] = []
+            rows = []
             for policy, toolbox in entries:
                 bar.update(task, note=f"{severity}: {policy.name}")
-                rows[severity].append(evaluate(policy, toolbox, suite))
+                rows.append(evaluate(policy, toolbox, suite))
                 bar.advance(task)
             suites[severity] = {
                 "patches": count,
                 "images": suite.source,
                 "sha256": suite.digest,
-                "rows": rows[severity],
+                "rows": rows,
             }
     options = {
         "images": images,

@@ -64,7 +64,8 @@ def draw_matrices(matrices: dict[str, list[list[float]]], tools: list[str], band
 def _colour(gain: float) -> tuple[int, int, int]:
     strength = min(1.0, abs(gain) / 6.0) ** 0.6
     end = (86, 170, 110) if gain > 0 else (214, 96, 88)
-    return tuple(round(246 + (channel - 246) * strength) for channel in end)  # type: ignore[return-value]
+    red, green, blue = (round(246 + (channel - 246) * strength) for channel in end)
+    return red, green, blue
 
 
 def as_json(matrices: dict[str, list[list[float]]], tools: list[str], bands: list[Suite]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -64,7 +64,9 @@ class _Group(click.Group):
         if row is None:
             return None
         target, text = row
-        return find_target(target) if target else _Group(f"{self.prefix}{cmd_name} ", name=cmd_name, help=text)
+        if not target:
+            return _Group(f"{self.prefix}{cmd_name} ", name=cmd_name, help=text)
+        return cast("click.Command", find_target(target))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""

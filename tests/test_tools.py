@@ -191,12 +191,11 @@ def test_a_start_with_another_network_is_refused(photos, tmp_path):
         train_tool(_small(start="denoise-4"), *photos, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "name", ["tv-light", "tv-strong", "nl-means", "bilateral", "wiener-1.5", "wiener-3", "unsharp"]
-)
-def test_classical_tools_keep_shape_and_do_something(name):
+def test_classical_tools_keep_shape_and_do_something():
     toolbox = load_toolbox("classical")
     image = torch.rand(2, 3, 40, 33, generator=torch.Generator().manual_seed(0))
-    restored = toolbox[name](image)
-    assert restored.shape == image.shape and restored.dtype == image.dtype
-    assert torch.isfinite(restored).all() and not torch.equal(restored, image)
+    assert len(toolbox) == 7
+    for tool in toolbox:
+        restored = tool(image)
+        assert restored.shape == image.shape and restored.dtype == image.dtype, tool.name
+        assert torch.isfinite(restored).all() and not torch.equal(restored, image), tool.name

@@ -85,7 +85,7 @@ def load_network(name: str, folder: Path = WEIGHTS) -> ThreeLayer | EightLayer:
 
 def cnn_tool(name: str, *, device: torch.device | str = "cpu", precision: str = "float32") -> Tool:
     """One of the twelve as a tool, with the trained weights that ship in the package."""
-    network = load_network(name).to(device=device, memory_format=torch.channels_last)
+    network = load_network(name).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Tool(name, specification(name).description, network, network.cost, network.halo, precision)
 
 

@@ -237,8 +237,8 @@ def _gentle_start(network: nn.Module) -> None:
     an image, by far its largest component and of no use to a tool, does not drown the rest.
     """
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
-    nn.init.zeros_(convolutions[-1].weight)
-    nn.init.zeros_(convolutions[-1].bias)
+    for parameter in convolutions[-1].parameters():
+        nn.init.zeros_(parameter)
     with torch.no_grad():
         first = convolutions[0].weight
         first -= first.mean(dim=(2, 3), keepdim=True)
@@ -258,7 +258,7 @@ class _Run:
             network.load_state_dict(load_network(config.start, here).state_dict())
         else:
             _gentle_start(network)
-        self.network = network.requires_grad_(True).to(self.device, memory_format=torch.channels_last)
+        self.network = network.requires_grad_(True).to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         decay = torch.optim.swa_utils.get_ema_multi_avg_fn(config.averaging)
         self.average = torch.optim.swa_utils.AveragedModel(self.network, multi_avg_fn=decay)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), config.learning_rate, weight_decay=1e-4)
