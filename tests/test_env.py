@@ -459,11 +459,11 @@ def test_render_without_a_mode_warns() -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("moviepy") is None, reason="RecordVideo needs moviepy")
 def test_record_video(tmp_path) -> None:
-    env = RecordVideo(make(render_mode="rgb_array"), str(tmp_path), episode_trigger=lambda _: True)
+    env = RecordVideo(make(render_mode="rgb_array"), str(tmp_path / "films"), episode_trigger=lambda _: True)
     play(env, [2, STOP])
     play(env, [0, 1, 2])
     env.close()
-    assert len(list(tmp_path.glob("*.mp4"))) == 2
+    assert len(list(tmp_path.rglob("*.mp4"))) == 2
 
 
 def test_record_episode_statistics() -> None:

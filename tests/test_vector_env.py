@@ -189,7 +189,7 @@ def test_a_reset_seeds_only_the_rows_it_resets() -> None:
         env.reset(seed=0)
     mask = np.array([True, False])
     a.reset(seed=[5, 6], options={"reset_mask": mask})
-    b.reset(seed=5, options={"reset_mask": torch.tensor([True, False])})
+    b.reset(seed=[5, 7], options={"reset_mask": torch.tensor([True, False])})
     np.testing.assert_array_equal(a.reset()[0]["image"], b.reset()[0]["image"])
 
 

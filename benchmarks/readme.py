@@ -1,0 +1,65 @@
+"""The measured tables of the README, drawn from the result files: ``python -m restoration_env.benchmarks.readme``."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from restoration_env.files import replacing
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def policies_table(result: dict[str, Any]) -> str:
+    """Gain of each policy on each severity, as Markdown."""
+    suites = result["suites"]
+    patches = next(iter(suites.values()))["patches"]
+    lines = [
+        "| PSNR gain in dB | " + " | ".join(suites) + " |",
+        "|---|" + "---|" * len(suites),
+        "| *PSNR of the input* | " + " | ".join(f"*{s['rows'][0]['psnr_in']:.2f}*" for s in suites.values()) + " |",
+    ]
+    for rows in zip(*(suite["rows"] for suite in suites.values()), strict=True):
+        if rows[0]["policy"] == "input":
+            continue
+        cells = [f"{row['gain']:+.2f} ± {row['standard_error']:.2f}" for row in rows]
+        lines.append(f"| {rows[0]['policy']} | " + " | ".join(cells) + " |")
+    images = next(iter(suites.values()))["images"]
+    lines += ["", f"{patches:,} patches of 63x63 for each severity, from {images}; mean ± standard error."]
+    return "\n".join(lines)
+
+
+def tools_table(result: dict[str, Any]) -> str:
+    """Each tool's gain on its own band, ours and the published one's, as Markdown."""
+    boxes = result["toolboxes"]
+    lines = ["| tool | band | " + " | ".join(boxes) + " |", "|---|---|" + "---|" * len(boxes)]
+    for row, (tool, band) in enumerate(zip(result["tools"], result["bands"], strict=True)):
+        cells = " | ".join(f"{box['own_band'][row]:+.2f}" for box in boxes.values())
+        lines.append(f"| {tool} | {band['band']} | {cells} |")
+    means = " | ".join(f"**{box['mean_own_band']:+.2f}**" for box in boxes.values())
+    return "\n".join((*lines, f"| **mean** | | {means} |"))
+
+
+def with_tables(text: str) -> str:
+    """A page with what stands between its ``<!-- name -->`` and ``<!-- end -->`` marks drawn anew."""
+    for name, draw in (("policies", policies_table), ("gain_matrix", tools_table)):
+        if f"<!-- {name} -->" in text:
+            table = draw(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")))
+            pattern = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"
+            text = re.sub(pattern, lambda match, table=table: match[1] + table + match[2], text, flags=re.S)
+    return text
+
+
+def main() -> None:
+    """Draw the tables of every page that has marks for them."""
+    for page in (ROOT / "README.md", ROOT / "tools" / "README.md"):
+        text = with_tables(page.read_text(encoding="utf-8"))
+        with replacing(page) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
