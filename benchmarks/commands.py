@@ -13,7 +13,7 @@ from rich.table import Table
 from restoration_env.agents.agent import load_agent
 from restoration_env.agents.policies import Policy, RandomPolicy, StopAtOnce
 from restoration_env.benchmarks.comparison import best_single_tool, evaluate
-from restoration_env.benchmarks.gain_matrix import as_json, draw_matrices, gain_matrix
+from restoration_env.benchmarks.gain_matrix import as_json, diagonal, draw_matrices, gain_matrix
 from restoration_env.benchmarks.published import load_published
 from restoration_env.benchmarks.suites import patch_suite
 from restoration_env.cli import progress_bar
@@ -22,7 +22,7 @@ from restoration_env.files import write_json
 from restoration_env.provenance import provenance
 from restoration_env.registry import load_toolbox
 from restoration_env.rendering import save_png
-from restoration_env.tools.catalogue import CATALOGUE
+from restoration_env.tools.catalogue import CATALOGUE, WEIGHTS
 
 _images = click.option("--images", default="bundled", show_default=True, help="Folder or name of the test images.")
 _split = click.option("--split", default="test", show_default=True, help="Part of the test images, or all.")
@@ -48,6 +48,7 @@ def _command(name: str, **options: Any) -> str:
 @click.option("--count", default=100, show_default=True, help="Patches of each band.")
 @click.option("--toolbox", default="cnn12", show_default=True, help="A toolbox of twelve, in the table's order.")
 @click.option("--picture", type=click.Path(), help="Draw the matrix here (PNG).")
+@click.option("--update-cards", is_flag=True, help="Write each tool's own-band gain into its card.")
 def gains(
     images: str,
     split: str,
@@ -56,6 +57,7 @@ def gains(
     count: int,
     toolbox: str,
     picture: str | None,
+    update_cards: bool,
 ) -> None:
     """Apply every tool to every band of pure damage and report the gain matrix."""
     toolboxes = {"ours" if toolbox == "cnn12" else toolbox: load_toolbox(toolbox)}
@@ -78,6 +80,10 @@ def gains(
         write_json(json_path, {**provenance(_command("gains", **options)), **result})
     if picture:
         save_png(picture, draw_matrices(matrices, names, [band.name for band in bands]))
+    if update_cards and "ours" in matrices:
+        for name, gain in zip(names, diagonal(matrices["ours"]), strict=True):
+            path = WEIGHTS / f"{name}.json"
+            write_json(path, {**read_result(path), "held_out_gain_db": gain, "held_out_images": bands[0].source})
     table = Table(title=f"Gain on the own band, dB ({bands[0].source})")
     for heading in ("tool", "band", *matrices):
         table.add_column(heading, justify="left" if heading in ("tool", "band") else "right")

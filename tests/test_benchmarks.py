@@ -1,0 +1,124 @@
+"""Suites, the gain matrix, the comparison, the published system, and the pages drawn from results."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import tiny
+
+from restoration_env.agents.policies import FixedChain, StopAtOnce
+from restoration_env.benchmarks.comparison import best_single_tool, evaluate
+from restoration_env.benchmarks.gain_matrix import diagonal, draw_matrices, gain_matrix
+from restoration_env.benchmarks.published import load_published
+from restoration_env.benchmarks.readme import RESULTS, ROOT, with_tables
+from restoration_env.benchmarks.suites import patch_suite
+from restoration_env.distortions import band, recipe
+from restoration_env.errors import InvalidArgument
+from restoration_env.metrics import psnr
+
+PUBLISHED = ROOT.parent / "shared" / "peers" / "rl_restore" / "weights.npz"
+
+
+@pytest.fixture(scope="module")
+def suite():
+    return patch_suite("bundled", "test", recipe("moderate"), 12)
+
+
+def test_a_suite_built_twice_is_the_same_to_the_byte(suite):
+    again = patch_suite("bundled", "test", recipe("moderate"), 12)
+    other = patch_suite("bundled", "test", recipe("moderate"), 12, seed=1)
+    assert again.digest == suite.digest != other.digest
+    assert torch.equal(again.damaged, suite.damaged)
+    assert torch.equal((suite.damaged * 255).round() / 255, suite.damaged)
+
+
+def test_a_suite_can_leave_out_what_needs_no_restoring():
+    whole = patch_suite("bundled", "test", band("blur", 0.0, 1.25), 40)
+    part = patch_suite("bundled", "test", band("blur", 0.0, 1.25), 40, limit=50.0)
+    assert 0 < len(part.clean) < len(whole.clean)
+    assert psnr(part.damaged, part.clean).max() <= 50.0001
+
+
+def test_the_gain_matrix_holds_the_mean_gain_of_each_tool_on_each_band(suite):
+    toolbox = tiny()
+    matrix = gain_matrix(toolbox, [suite, suite])
+    assert len(matrix) == len(toolbox) and all(len(row) == 2 for row in matrix)
+    for row, tool in zip(matrix, toolbox, strict=True):
+        gain = (psnr(tool(suite.damaged), suite.clean) - psnr(suite.damaged, suite.clean)).mean().item()
+        assert row == pytest.approx([gain, gain], abs=1e-3)
+    square = [[1.0, 2.0], [3.0, 4.0]]
+    assert diagonal(square) == [1.0, 4.0]
+
+
+def test_the_picture_shows_help_in_green_and_harm_in_red():
+    picture = draw_matrices({"ours": [[5.0, -5.0], [0.0, 1.0]]}, ["a", "b"], ["blur 0-1", "noise 2-3"]).astype(int)
+    assert picture.ndim == 3
+    help_, harm = picture[110, 160], picture[110, 218]
+    assert help_[1] > help_[0] + 20 and harm[0] > harm[1] + 20
+
+
+def test_a_row_of_the_comparison_is_what_the_policy_did(suite):
+    toolbox = tiny()
+    row = evaluate(StopAtOnce(toolbox), toolbox, suite)
+    assert row["gain"] == 0 and row["harmed"] == 0 and row["mean_tools"] == 0
+    tool = toolbox.names[0]
+    row = evaluate(FixedChain(toolbox, [tool]), toolbox, suite)
+    gains = psnr(toolbox[tool](suite.damaged), suite.clean) - psnr(suite.damaged, suite.clean)
+    assert row["gain"] == pytest.approx(gains.mean().item(), abs=1e-3)
+    assert row["harmed"] == pytest.approx((gains < 0).double().mean().item(), abs=1e-3)
+    assert row["mean_tools"] == 1
+
+
+def test_the_best_single_tool_is_the_best(suite):
+    toolbox = tiny()
+    chosen = evaluate(best_single_tool(toolbox, suite), toolbox, suite)["gain"]
+    each = [evaluate(FixedChain(toolbox, [name]), toolbox, suite)["gain"] for name in toolbox.names]
+    assert chosen == max(each)
+
+
+def test_the_published_weights_are_refused_when_they_are_none(tmp_path):
+    with pytest.raises(InvalidArgument, match="published"):
+        load_published(tmp_path / "missing.npz")
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    with pytest.raises(InvalidArgument, match="a file without 'tool01"):
+        load_published(tmp_path / "other.npz")
+
+
+@pytest.mark.skipif(not PUBLISHED.is_file(), reason="the authors' weights are not on this machine")
+def test_the_published_system_restores_and_wants_height_and_width_swapped():
+    agent = load_published(PUBLISHED)
+    suite = patch_suite("bundled", "test", recipe("moderate"), 64)
+    right = evaluate(agent, agent.toolbox, suite)["gain"]
+    agent.network.__class__ = agent.network.__class__.__mro__[1]  # the agent without its swap
+    for tool in agent.toolbox:
+        tool.function.forward = tool.function.network.forward
+    assert right > 1.0
+    assert right > evaluate(agent, agent.toolbox, suite)["gain"] + 0.1
+
+
+@pytest.mark.parametrize("page", ["README.md", "tools/README.md"])
+def test_every_table_of_a_page_is_drawn_from_its_result_file(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert text == with_tables(text), f"run python -m restoration_env.benchmarks.readme: {page} is not up to date"
+    assert "<!-- end -->" in text
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_every_result_names_the_command_that_made_it(path):
+    result = json.loads(path.read_text(encoding="utf-8"))
+    assert result["command"].startswith("restoration-env ") and result["commit"]
+    assert not Path(result["command"].split()[-1]).is_absolute()
+
+
+def test_our_tools_lead_the_published_ones_on_their_own_bands():
+    boxes = json.loads((RESULTS / "gain_matrix.json").read_text(encoding="utf-8"))["toolboxes"]
+    assert all(gain > 0 for gain in boxes["ours"]["own_band"])
+    assert boxes["ours"]["mean_own_band"] >= boxes["published"]["mean_own_band"]
+
+
+def test_the_agent_beats_the_best_single_tool_and_chance():
+    suites = json.loads((RESULTS / "policies.json").read_text(encoding="utf-8"))["suites"]
+    gains = {row["policy"].split(" (")[0]: row["gain"] for row in suites["moderate"]["rows"]}
+    assert gains["agent"] > gains["best single tool"] > gains["random"]

@@ -1,0 +1,81 @@
+"""What is installed: one import name, weights included, nothing at the top level that belongs to others."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(folder)]
+    done = subprocess.run([*command, str(ROOT)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return zipfile.ZipFile(next(folder.glob("*.whl")))
+
+
+def test_the_wheel_has_one_import_name_and_carries_the_weights(wheel):
+    names = wheel.namelist()
+    top = {name.split("/")[0] for name in names if ".dist-info" not in name}
+    assert top == {"restoration_env"}
+    assert sum(name.startswith("restoration_env/tools/weights/") for name in names) == 24
+    assert "restoration_env/agents/weights/toolchain.safetensors" in names
+    assert "restoration_env/py.typed" in names
+    assert not any("test" in name or "results" in name for name in names)
+
+
+def test_every_folder_of_the_package_is_declared():
+    import tomllib
+
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"].values()
+    assert sorted(declared) == sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))
+
+
+def test_no_file_of_code_is_over_400_lines():
+    for path in ROOT.glob("*/*.py"):
+        if path.parent.name != "tests":
+            assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
+
+
+@pytest.mark.parametrize("command", ["", "train", "train tools", "train agent", "tools", "gains", "compare", "demo", "restore"])
+def test_every_command_explains_itself(command, capsys):
+    from restoration_env.cli import main
+
+    with pytest.raises(SystemExit) as end:
+        main([*command.split(), "--help"])
+    assert end.value.code == 0
+    assert "Usage" in capsys.readouterr().out
+
+
+def test_help_imports_no_torch():
+    code = "import sys\nfrom restoration_env.cli import main\ntry:\n main(['--help'])\nfinally:\n assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "tools", "denoise-9"], "denoise-4"),
+        (["train", "tools", "denoise-1", "--images", "no/such/folder"], "existing folder"),
+        (["train", "agent", "--toolbox", "nothing"], "cnn12"),
+        (["train", "agent", "--severity", "terrible"], "moderate"),
+        (["compare", "--agent", "nobody"], "agent must be one of"),
+        (["gains", "--published", "nothing.npz"], "published"),
+        (["nonsense"], "No such command"),
+    ],
+)
+def test_bad_input_ends_in_one_sentence_and_status_2(arguments, words, capsys, tmp_path, monkeypatch):
+    from restoration_env.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    captured = capsys.readouterr()
+    assert end.value.code == 2
+    assert words in captured.err and "Traceback" not in captured.err
+    assert not list(tmp_path.iterdir())
