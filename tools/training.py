@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from restoration_env.distortions import KERNEL_RADIUS, LOSSLESS, distort
+from restoration_env.distortions import KERNEL_RADIUS, Recipe, distort
 from restoration_env.errors import InvalidArgument
 from restoration_env.files import load_checkpoint, save_checkpoint, save_weights
 from restoration_env.images import ImagePool, damaged_patches
@@ -30,23 +30,46 @@ from restoration_env.tools.catalogue import WEIGHTS, ToolSpec, load_network, spe
 from restoration_env.tools.networks import build_network
 
 ENOUGH = 1e-5  # a mean squared error (50 dB) below which nothing is left to restore, as published
-# In the order of training: what each tool starts from ("" is nothing), its peak learning rate, its iterations.
-# Neighbours share what they know of images, so a tool that starts from another needs fewer iterations; the
-# deblurring tools, whose task is delicate, need small steps.
-RECIPE = {
-    "denoise-4": ("", 2e-3, 5500),
-    "denoise-3": ("denoise-4", 2e-3, 3000),
-    "dejpeg-4": ("denoise-3", 2e-3, 5000),
-    "dejpeg-3": ("dejpeg-4", 2e-3, 3500),
-    "deblur-4": ("dejpeg-4", 6e-4, 4500),
-    "deblur-3": ("dejpeg-4", 5e-4, 4000),
-    "denoise-2": ("", 2e-3, 5000),
-    "denoise-1": ("denoise-2", 5e-4, 4500),
-    "dejpeg-2": ("denoise-2", 6e-4, 5000),
-    "dejpeg-1": ("dejpeg-2", 4e-4, 4000),
-    "deblur-2": ("", 1e-3, 6000),
-    "deblur-1": ("", 3e-4, 4500),
-}
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A row of the recipe: a tool, what it starts from ("" is nothing) and how it is trained."""
+
+    tool: str
+    start: str
+    learning_rate: float
+    iterations: int
+    slight_blur: float = 0.0
+    slight_noise: float = 8.0
+    slight_quality: float = 50.0
+
+
+# In the order of training. Neighbours share what they know of images, so a tool that starts from another needs
+# fewer iterations; the deblurring tools, whose task is delicate, need small steps. The second lessons prepare the
+# tools for toolchains: what they see there is far more damaged than their own band, and their target is clean.
+RECIPE = (
+    Lesson("denoise-4", "", 2e-3, 5500),
+    Lesson("denoise-3", "denoise-4", 2e-3, 3000),
+    Lesson("dejpeg-4", "denoise-3", 2e-3, 5000),
+    Lesson("dejpeg-3", "dejpeg-4", 2e-3, 3500),
+    Lesson("deblur-4", "dejpeg-4", 6e-4, 4500),
+    Lesson("deblur-3", "dejpeg-4", 5e-4, 4000),
+    Lesson("denoise-2", "", 2e-3, 5000),
+    Lesson("denoise-1", "denoise-2", 5e-4, 4500),
+    Lesson("dejpeg-2", "denoise-2", 6e-4, 5000),
+    Lesson("dejpeg-1", "dejpeg-2", 4e-4, 4000),
+    Lesson("deblur-2", "", 1e-3, 6000),
+    Lesson("deblur-1", "", 3e-4, 4500),
+    *(
+        Lesson(tool, tool, 6e-4, 1500, slight_blur=2.0, slight_noise=20.0, slight_quality=20.0)
+        for tool in ("denoise-4", "deblur-4", "dejpeg-4", "deblur-3", "denoise-3", "dejpeg-3")
+    ),
+    *(
+        Lesson(tool, tool, 6e-4, 2000, slight_blur=2.0, slight_noise=20.0, slight_quality=20.0)
+        for tool in ("denoise-2", "deblur-2", "dejpeg-2")
+    ),
+)
 _GRID = 16  # phases of a 4:2:0 JPEG grid
 
 
@@ -61,6 +84,7 @@ class TrainingConfig:
         crop: side of the patches in pixels.
         learning_rate: at the peak of the cosine schedule.
         slight: share of the samples that carry slight further damage.
+        slight_blur: its greatest blur sigma, in pixels.
         slight_noise: its greatest noise sigma, on the 0-255 scale.
         slight_quality: its lowest JPEG quality.
         averaging: decay of the weight average.
@@ -78,6 +102,7 @@ class TrainingConfig:
     crop: int = 48
     learning_rate: float = 2e-3
     slight: float = 0.7
+    slight_blur: float = 0.0
     slight_noise: float = 8.0
     slight_quality: float = 50.0
     averaging: float = 0.995
@@ -87,12 +112,12 @@ class TrainingConfig:
     precision: str = "float32"
     seed: int = 0
 
-    @classmethod
-    def from_recipe(cls, tool: str, **changes: Any) -> TrainingConfig:
-        """The configuration that trained the shipped tool, with changes."""
-        start, learning_rate, iterations = RECIPE[specification(tool).name]
-        settings = {"start": start, "learning_rate": learning_rate, "iterations": iterations, **changes}
-        return cls(tool, **settings)
+
+def lessons(tools: Sequence[str], **changes: Any) -> list[TrainingConfig]:
+    """The configurations that trained the shipped tools of these names, in order, with changes."""
+    names = {specification(name).name for name in tools}
+    rows = [asdict(lesson) for lesson in RECIPE if lesson.tool in names]
+    return [TrainingConfig(**{**row, **changes}) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -109,6 +134,24 @@ class TrainingDiverged(RuntimeError):
     """The loss is no longer a number, or exploded; the last good checkpoint was kept."""
 
 
+def training_damage(spec: ToolSpec, config: TrainingConfig) -> Recipe:
+    """Damage of the tool's own band and, in some of the samples, slight damage of the other kinds."""
+
+    def draw(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        blur, noise, quality = spec.band.draw(u)
+        slightly, other = u[:, 0] < config.slight, (u[:, 0] * 997.0) % 1.0
+        if spec.removes != "Gaussian blur":
+            blur = torch.where(slightly, other * config.slight_blur, blur)
+        if spec.removes != "Gaussian noise":
+            noise = torch.where(slightly, u[:, 2] * config.slight_noise, noise)
+        if spec.removes != "JPEG artifacts":
+            lowest = config.slight_quality
+            quality = torch.where(slightly, (lowest + u[:, 3] * (100.0 - lowest)).round(), quality)
+        return blur, noise, quality
+
+    return Recipe(f"{spec.name} training", draw)
+
+
 def training_batch(
     pool: ImagePool, spec: ToolSpec, config: TrainingConfig, iteration: int, device: torch.device | str
 ) -> tuple[Tensor, Tensor]:
@@ -116,7 +159,8 @@ def training_batch(
     generator = torch.Generator().manual_seed((config.seed << 32) + iteration)
     n, size = config.batch, config.crop
     u = torch.rand(n, 10, generator=generator, dtype=torch.float64)
-    lead = KERNEL_RADIUS if spec.removes == "Gaussian blur" else 0
+    strengths = training_damage(spec, config).draw(u[:, 6:])
+    lead = KERNEL_RADIUS if bool((strengths[0] > 0).any()) else 0
     phase = (u[:, 3:5] * _GRID).long() * (u[:, 5:6] < 0.5)
     crops, _ = pool.crops(u[:, :3], size + 2 * lead + _GRID - 1, "random")
     crops = crops.to(device).float() / 255.0
@@ -124,18 +168,8 @@ def training_batch(
         crops = crops.transpose(2, 3)
     flips = [axis for axis in (2, 3) if torch.rand((), generator=generator) < 0.5]
     crops = crops.flip(flips) if flips else crops
-
-    blur, noise, quality = spec.band.draw(torch.cat((u[:, 6:7], u[:, 6:9]), 1))
-    slightly = u[:, 9] < config.slight
-    extra = torch.rand(n, 2, generator=generator, dtype=torch.float64)
-    if spec.removes != "Gaussian noise":
-        noise = torch.where(slightly, extra[:, 0] * config.slight_noise, noise)
-    if spec.removes != "JPEG artifacts":
-        lowest = config.slight_quality
-        quality = torch.where(slightly, (lowest + extra[:, 1] * (100 - lowest)).round(), LOSSLESS)
     drawn = torch.randn(crops.shape, generator=generator)
-    damaged = distort(crops, blur, noise, quality, noise=drawn.to(device))
-
+    damaged = distort(crops, *strengths, noise=drawn.to(device))
     corners = (lead + phase).tolist()
 
     def cut(batch: Tensor) -> Tensor:
@@ -144,9 +178,11 @@ def training_batch(
     return cut(crops), cut(damaged)
 
 
-def validation_patches(pool: ImagePool, spec: ToolSpec, count: int = 128) -> tuple[Tensor, Tensor]:
-    """Clean and damaged 63x63 patches of the tool's own band, always the same; none that needs no tool."""
-    clean, damaged = damaged_patches(pool.fitting(63), torch.arange(count), spec.band, 63)
+def validation_patches(
+    pool: ImagePool, spec: ToolSpec, config: TrainingConfig, count: int = 128
+) -> tuple[Tensor, Tensor]:
+    """Clean and damaged 63x63 patches like those of training, always the same; none that needs no tool."""
+    clean, damaged = damaged_patches(pool.fitting(63), torch.arange(count), training_damage(spec, config), 63)
     hurt = (damaged - clean).square().mean(dim=(1, 2, 3)) > ENOUGH
     return clean[hurt], damaged[hurt]
 
@@ -201,11 +237,8 @@ def train_tool(
     run = _Run(config, spec, folder, device)
     if checkpoint.exists():
         run.restore(load_checkpoint(checkpoint))
-    train, held_out = (
-        train.fitting(config.crop + 2 * KERNEL_RADIUS + _GRID - 1),
-        validation_patches(validation, spec),
-    )
-    clean, damaged = (part.to(device) for part in held_out)
+    train = train.fitting(config.crop + 2 * KERNEL_RADIUS + _GRID - 1)
+    clean, damaged = (part.to(device) for part in validation_patches(validation, spec, config))
 
     began = saved = time.monotonic()
     while run.iteration < config.iterations and not run.out_of_patience():
