@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from restoration_env.agents.agent import ToolchainAgent, save_agent
+from restoration_env.agents.agent import ToolchainAgent, load_agent, save_agent
 from restoration_env.agents.network import ToolchainNetwork
 from restoration_env.agents.policies import roll_out
 from restoration_env.agents.replay import EpisodeBatch, EpisodeReplay
@@ -49,8 +49,10 @@ class DRQNConfig:
         reward_unit: dB of one unit of what the network learns to predict. Values near one keep the recurrent
             memory out of saturation; the shipped weights predict dB.
         learning_rate: Adam's at the start; falls to a twentieth along a cosine.
+        epsilon_start: share of random actions at the start.
         epsilon_end: share of random actions from ``epsilon_share`` of the episodes on.
-        epsilon_share: part of the training in which epsilon falls from 1.
+        epsilon_share: part of the training in which epsilon falls.
+        start: an agent, by name or path, whose weights to start from, or "".
         target_every: updates between two copies of the target network.
         end_on_harm: end an episode whose PSNR falls under the input's, as published.
         too_good: skip images whose PSNR is above this many dB, as published.
@@ -70,8 +72,10 @@ class DRQNConfig:
     discount: float = 0.99
     reward_unit: float = 10.0
     learning_rate: float = 5e-4
+    epsilon_start: float = 1.0
     epsilon_end: float = 0.1
     epsilon_share: float = 0.4
+    start: str = ""
     target_every: int = 200
     end_on_harm: bool = True
     too_good: float = 50.0
@@ -162,12 +166,17 @@ def train_drqn(
         **(card or {}),
     }
     run.learner.load_state_dict(run.best)
-    with torch.no_grad():  # from units of reward to dB
-        for parameter in run.learner.q.parameters():
-            parameter.mul_(config.reward_unit)
+    _rescale(run.learner, config.reward_unit)
     save_agent(path, run.agent, facts)
     checkpoint.unlink(missing_ok=True)
     return facts
+
+
+@torch.no_grad()
+def _rescale(network: ToolchainNetwork, factor: float) -> None:
+    """Multiply all Q values: from dB to units of reward, or back."""
+    for parameter in network.q.parameters():
+        parameter.mul_(factor)
 
 
 class _Run:
@@ -177,6 +186,10 @@ class _Run:
         self.config, self.toolbox, self.device = config, toolbox, torch.device(device)
         torch.manual_seed(config.seed)
         self.learner = ToolchainNetwork(len(toolbox)).to(self.device)
+        if config.start:
+            known = load_agent(config.start, toolbox=toolbox).network
+            self.learner.load_state_dict(known.state_dict())
+            _rescale(self.learner, 1.0 / config.reward_unit)
         self.target = ToolchainNetwork(len(toolbox)).to(self.device).requires_grad_(False)
         self.target.load_state_dict(self.learner.state_dict())
         self.agent = ToolchainAgent(self.learner, toolbox, config.max_steps)
@@ -197,7 +210,8 @@ class _Run:
     def epsilon(self) -> float:
         """The share of random actions now."""
         share = self.episodes / max(1.0, self.config.episodes * self.config.epsilon_share)
-        return max(self.config.epsilon_end, 1.0 - (1.0 - self.config.epsilon_end) * share)
+        first, last = self.config.epsilon_start, self.config.epsilon_end
+        return max(last, first - (first - last) * share)
 
     @torch.no_grad()
     def play(self, clean: Tensor, damaged: Tensor) -> float:

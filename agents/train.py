@@ -28,6 +28,8 @@ _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(DRQNC
 @click.option("--max-steps", default=_DEFAULTS["max_steps"], show_default=True, help="Actions of an episode.")
 @click.option("--learning-rate", default=_DEFAULTS["learning_rate"], show_default=True)
 @click.option("--updates", default=_DEFAULTS["updates"], show_default=True, help="Updates a batch of episodes.")
+@click.option("--start", default="", help="An agent, by name or path, whose weights to start from.")
+@click.option("--epsilon-start", default=1.0, show_default=True, help="Share of random actions at the start.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--precision", default="float32", show_default=True, help="Of the tools: float32 or bfloat16.")
 @click.option("--device", default="auto", show_default=True)

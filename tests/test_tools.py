@@ -14,7 +14,15 @@ from restoration_env.metrics import psnr
 from restoration_env.tools import load_toolbox
 from restoration_env.tools.catalogue import CATALOGUE, NAMES, WEIGHTS, load_network, specification
 from restoration_env.tools.networks import NETWORKS, build_network
-from restoration_env.tools.training import RECIPE, TrainingConfig, TrainingDiverged, _Run, train_tool, training_batch
+from restoration_env.tools.training import (
+    TrainingConfig,
+    TrainingDiverged,
+    _Run,
+    lessons,
+    train_tool,
+    training_batch,
+    training_damage,
+)
 
 
 @pytest.fixture(scope="module")
@@ -179,11 +187,20 @@ def test_a_fresh_tool_begins_as_the_identity(tmp_path):
 
 
 def test_the_recipe_trains_all_twelve_and_starts_only_from_what_is_trained_before():
-    assert sorted(RECIPE) == sorted(NAMES)
-    done = [""]
-    for name, (start, *_rest) in RECIPE.items():
-        assert start in done
-        done.append(name)
+    done = {""}
+    for config in lessons(NAMES):
+        assert config.start in done
+        done.add(config.tool)
+    assert done == {"", *NAMES}
+
+
+def test_training_damage_is_the_own_band_with_slight_damage_of_the_other_kinds():
+    spec, u = specification("dejpeg-3"), torch.rand(2000, 4, generator=torch.Generator().manual_seed(0))
+    blur, noise, quality = training_damage(spec, _small(slight_blur=2.0, slight_noise=20.0)).draw(u.double())
+    assert quality.min() >= 20 and quality.max() <= 35
+    assert 0 < blur.max() <= 2 and 0 < noise.max() <= 20
+    assert (noise > 0).double().mean() == pytest.approx(0.7, abs=0.04)
+    assert torch.equal(blur > 0, noise > 0) and abs(torch.corrcoef(torch.stack((blur, noise)))[0, 1]) < 0.65
 
 
 def test_a_start_with_another_network_is_refused(photos, tmp_path):
@@ -199,3 +216,20 @@ def test_classical_tools_keep_shape_and_do_something():
         restored = tool(image)
         assert restored.shape == image.shape and restored.dtype == image.dtype, tool.name
         assert torch.isfinite(restored).all() and not torch.equal(restored, image), tool.name
+
+
+def test_the_command_trains_a_tool_and_does_not_train_it_twice(tmp_path, monkeypatch, capsys):
+    from restoration_env.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    command = ["train", "tools", "deblur-1", "--iterations", "2", "--batch", "2", "--crop", "24", "--out", "out"]
+    written = []
+    for _ in range(2):
+        with pytest.raises(SystemExit) as end:
+            main([*command, "--device", "cpu"])
+        assert end.value.code == 0
+        written.append((tmp_path / "out" / "deblur-1.safetensors").stat().st_mtime_ns)
+    assert written[0] == written[1]
+    card = json.loads((tmp_path / "out" / "deblur-1.json").read_text())
+    assert card["command"].startswith("restoration-env train tools deblur-1 --images bundled --iterations 2")
+    assert card["training"]["iterations_done"] == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from restoration_env.devices import find_device, keep_freed_memory
 from restoration_env.files import read_weights
 from restoration_env.images import load_images
 from restoration_env.provenance import provenance
-from restoration_env.tools.catalogue import CATALOGUE, NAMES, WEIGHTS, specification
-from restoration_env.tools.training import RECIPE, Progress, TrainingConfig, train_tool
+from restoration_env.tools.catalogue import CATALOGUE, NAMES, WEIGHTS
+from restoration_env.tools.training import Progress, TrainingConfig, lessons, train_tool
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(TrainingConfig)}
 
@@ -46,29 +46,42 @@ def train(
     **settings: Any,
 ) -> None:
     """Train the tools NAMES, or all twelve. A killed run goes on where it stopped."""
-    chosen = [specification(name).name for name in names] or list(NAMES)
     changes = {name: value for name, value in settings.items() if value is not None}
+    configs = lessons(names or NAMES, **changes)
     where = find_device(device)
     keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)
     pool, validation = load_images(images, "train"), load_images(images, "validation")
     data = f"{Path(images).name}: {len(pool)} images train, {len(validation)} validate"
+    command = f"restoration-env train tools {' '.join(names)} --images {Path(images).name}"
+    command += "".join(
+        f" --{name.replace('_', '-')} {value!r}" for name, value in changes.items() if value != _DEFAULTS[name]
+    )
     with progress_bar() as bar:
-        for name in sorted(chosen, key=list(RECIPE).index):
-            config = TrainingConfig.from_recipe(name, **changes)
-            task = bar.add_task(name, total=config.iterations, note="")
+        for config in configs[_finished(configs, Path(out)) :]:
+            task = bar.add_task(config.tool, total=config.iterations, note="")
 
             def report(progress: Progress, task: Any = task) -> None:
                 bar.update(task, completed=progress.iteration)
                 if progress.validation_gain is not None:
                     bar.update(task, note=f"validation {progress.validation_gain:+.2f} dB")
 
-            command = f"restoration-env train tools {name} --images {Path(images).name}"
-            command += f" --iterations {config.iterations} --learning-rate {config.learning_rate:g}"
-            command += f" --start '{config.start}' --seed {config.seed}"
             card = {"data": data, **provenance(command, where)}
             train_tool(config, pool, validation, out, device=where, report=report, card=card)
+
+
+def _finished(configs: list[TrainingConfig], out: Path) -> int:
+    """How many lessons an earlier, killed run of the same command has behind it."""
+    done = 0
+    for number, config in enumerate(configs, 1):
+        card = out / f"{config.tool}.json"
+        if card.exists():
+            training = json.loads(card.read_text(encoding="utf-8"))["training"]
+            training.pop("iterations_done", None)
+            if training == asdict(config):
+                done = number
+    return done
 
 
 @click.command()
