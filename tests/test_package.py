@@ -55,10 +55,9 @@ def test_every_command_explains_itself(command, capsys):
 
 
 def test_help_imports_no_torch():
-    code = "import atexit, sys; from restoration_env.cli import main; atexit.register(lambda: print('torch' in sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{code}; main(['--help'])"], capture_output=True, text=True, check=False
-    )
+    code = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules))"
+    code += "; from restoration_env.cli import main; main(['--help'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stdout.endswith("False\n")
 
 

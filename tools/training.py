@@ -62,12 +62,18 @@ RECIPE = (
     Lesson("deblur-2", "", 1e-3, 6000),
     Lesson("deblur-1", "", 3e-4, 4500),
     *(
-        Lesson(tool, tool, 6e-4, 1500, slight_blur=2.0, slight_noise=20.0, slight_quality=20.0)
-        for tool in ("denoise-4", "deblur-4", "dejpeg-4", "deblur-3", "denoise-3", "dejpeg-3")
-    ),
-    *(
-        Lesson(tool, tool, 6e-4, 2000, slight_blur=2.0, slight_noise=20.0, slight_quality=20.0)
-        for tool in ("denoise-2", "deblur-2", "dejpeg-2")
+        Lesson(tool, tool, 6e-4, iterations, slight_blur=2.0, slight_noise=20.0, slight_quality=20.0)
+        for tool, iterations in (
+            ("denoise-4", 1500),
+            ("deblur-4", 1500),
+            ("dejpeg-4", 1500),
+            ("denoise-3", 800),
+            ("deblur-3", 800),
+            ("dejpeg-3", 800),
+            ("denoise-2", 2000),
+            ("deblur-2", 2000),
+            ("dejpeg-2", 2000),
+        )
     ),
 )
 _GRID = 16  # phases of a 4:2:0 JPEG grid
