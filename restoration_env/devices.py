@@ -25,9 +25,7 @@ def find_device(name: str = "auto") -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise InvalidArgument("device", "'auto', 'cpu', 'cuda' or 'cuda:N'", repr(name))
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InvalidArgument(
-            "device", "one of this machine's", f"{name!r} ({torch.cuda.device_count()} CUDA devices)"
-        )
+        raise InvalidArgument("device", "one of this machine's", f"{name!r} ({torch.cuda.device_count()} CUDA devices)")
     return device
 
 

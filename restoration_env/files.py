@@ -37,9 +37,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def save_weights(
-    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], card: Mapping[str, Any]
-) -> None:
+def save_weights(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
     """Write safetensors and, beside them, a JSON card that holds their sha256."""
     from safetensors.torch import save_file
 

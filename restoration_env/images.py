@@ -145,9 +145,7 @@ def _cut(batch: Tensor, corners: Tensor, size: int) -> Tensor:
     return torch.stack(pieces)
 
 
-def load_images(
-    source: str | os.PathLike[str] = "bundled", split: str = "train", *, scale: float = 1.0
-) -> ImagePool:
+def load_images(source: str | os.PathLike[str] = "bundled", split: str = "train", *, scale: float = 1.0) -> ImagePool:
     """Load a source of clean images.
 
     Args:
@@ -175,9 +173,7 @@ def load_images(
     for error in skipped:
         warnings.warn(f"skipped: {error}", stacklevel=2)
     if pool is None:
-        raise InvalidArgument(
-            "images", f"a source with a readable image in its {split} split", repr(str(source))
-        )
+        raise InvalidArgument("images", f"a source with a readable image in its {split} split", repr(str(source)))
     return pool
 
 

@@ -57,9 +57,7 @@ def jpeg(images: Tensor, quality: Tensor) -> Tensor:
         InvalidArgument: if the images are not uint8 (N, 3, H, W) or a quality is outside 1..100.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
-        raise InvalidArgument(
-            "images", "uint8 of shape (N, 3, H, W)", f"{images.dtype} {tuple(images.shape)}"
-        )
+        raise InvalidArgument("images", "uint8 of shape (N, 3, H, W)", f"{images.dtype} {tuple(images.shape)}")
     if quality.shape != images.shape[:1] or quality.dtype not in _INTEGERS:
         raise InvalidArgument("quality", f"{len(images)} integers", f"{quality.dtype} {tuple(quality.shape)}")
     quality = quality.to(images.device)

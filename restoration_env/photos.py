@@ -159,11 +159,7 @@ def write_photo(photo: Photo, path: str | os.PathLike[str]) -> None:
         image.putalpha(Image.fromarray(photo.alpha))
     extra: dict[str, Any] = dict(options)
     holds_rgb = image.mode.startswith("RGB") or kind == "WEBP"
-    if (
-        photo.icc_profile
-        and kind != "BMP"
-        and not (holds_rgb and _colour_space(photo.icc_profile) == b"GRAY")
-    ):
+    if photo.icc_profile and kind != "BMP" and not (holds_rgb and _colour_space(photo.icc_profile) == b"GRAY"):
         extra["icc_profile"] = photo.icc_profile
     if photo.exif and kind == "TIFF":
         del extra["compression"]  # Pillow's own writer holds the camera's settings, libtiff's does not

@@ -49,9 +49,7 @@ def describe_step(step: int, name: str, psnr: float, gain: float) -> str:
     return f"step {step}  {name:<10}  {psnr - gain:.2f} -> {psnr:.2f} dB  ({gain:+z.2f})"
 
 
-def filmstrip(
-    frames: Frames, captions: Captions, *, slots: int | None = None, scale: int | None = None
-) -> np.ndarray:
+def filmstrip(frames: Frames, captions: Captions, *, slots: int | None = None, scale: int | None = None) -> np.ndarray:
     """Draw frames in a row, left to right, each with two lines of text under it.
 
     The picture's size depends on the first frame, ``slots`` and ``scale`` only, so that the strips of an

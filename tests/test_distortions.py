@@ -37,9 +37,7 @@ def full(n: int, value: float) -> torch.Tensor:
     return torch.full((n,), value)
 
 
-def only(
-    image: torch.Tensor, blur: float = 0.0, noise: float = 0.0, quality: float = LOSSLESS, **more
-) -> torch.Tensor:
+def only(image: torch.Tensor, blur: float = 0.0, noise: float = 0.0, quality: float = LOSSLESS, **more) -> torch.Tensor:
     n = len(image)
     return distort(image, full(n, blur), full(n, noise), full(n, quality), **more)
 
@@ -88,9 +86,7 @@ def test_noise_has_its_sigma_on_the_255_scale() -> None:
 
 def test_noise_is_clipped_and_repeatable() -> None:
     batch = images().round()
-    first, again, other = (
-        only(batch, noise=50.0, generator=torch.Generator().manual_seed(s)) for s in (3, 3, 4)
-    )
+    first, again, other = (only(batch, noise=50.0, generator=torch.Generator().manual_seed(s)) for s in (3, 3, 4))
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert first.min() == 0.0 and first.max() == 1.0
 
@@ -114,9 +110,7 @@ def test_jpeg_is_pillows() -> None:
 def test_quality_is_rounded_to_an_integer() -> None:
     batch = images()
     assert torch.equal(only(batch, quality=36.6), only(batch, quality=37))
-    assert torch.equal(
-        distort(batch, full(2, 0.0), full(2, 0.0), torch.tensor([37, 37])), only(batch, quality=37)
-    )
+    assert torch.equal(distort(batch, full(2, 0.0), full(2, 0.0), torch.tensor([37, 37])), only(batch, quality=37))
 
 
 def test_order_is_blur_then_noise_then_jpeg() -> None:
@@ -189,10 +183,7 @@ STRENGTHS = [
     *(("blur_sigma", bad) for bad in (*SHAPES, full(2, -1.0), full(2, math.nan), full(2, math.inf))),
     *(("noise_sigma", bad) for bad in (*SHAPES, full(2, -1.0), full(2, math.nan), full(2, math.inf))),
     *(("jpeg_quality", bad) for bad in (*SHAPES, full(2, 0.0), full(2, 0.4), full(2, 101.0), full(2, -5.0))),
-    *(
-        ("jpeg_quality", bad)
-        for bad in (full(2, math.nan), full(2, -math.inf), torch.tensor([50.0, math.nan]))
-    ),
+    *(("jpeg_quality", bad) for bad in (full(2, math.nan), full(2, -math.inf), torch.tensor([50.0, math.nan]))),
 ]
 
 
@@ -274,9 +265,7 @@ def test_mixtures_are_even() -> None:
     assert (damaged(draw("any")) == 3).all()
 
 
-@pytest.mark.parametrize(
-    ("kind", "low", "high", "row"), [("blur", 1, 2, 0), ("noise", 10, 20, 1), ("jpeg", 60, 35, 2)]
-)
+@pytest.mark.parametrize(("kind", "low", "high", "row"), [("blur", 1, 2, 0), ("noise", 10, 20, 1), ("jpeg", 60, 35, 2)])
 def test_a_band_is_one_distortion(kind: str, low: float, high: float, row: int) -> None:
     strengths = torch.stack(band(kind, low, high).draw(uniform(torch.arange(500), 4))).numpy()
     assert (damaged(strengths) == 1).all()

@@ -163,9 +163,7 @@ def test_scale(folder: Path) -> None:
 
 def test_div2k_has_its_published_splits(tmp_path, monkeypatch) -> None:
     for number in (1, 2, 750, 751, 800, 801, 900):
-        write(
-            tmp_path / ("DIV2K_train_HR" if number <= 800 else "DIV2K_valid_HR") / f"{number:04d}.png", number
-        )
+        write(tmp_path / ("DIV2K_train_HR" if number <= 800 else "DIV2K_valid_HR") / f"{number:04d}.png", number)
     write(tmp_path / "readme.png", 0), write(tmp_path / "0901.png", 0)
     monkeypatch.setenv(module.DIV2K_VARIABLE, str(tmp_path))
     assert load_images("div2k", "train").names == ("0001.png", "0002.png", "0750.png")
@@ -224,12 +222,8 @@ def test_every_place_can_be_cut(grid: str) -> None:
     )
     _, corners = pool.crops(ends, 32, grid)
     last = [(8, 1), (0, 16)] if grid == "random" else [(8, 0), (0, 16)]
-    assert {tuple(c) for c in corners[:4].tolist()} == {
-        (y, x) for y in (0, last[0][0]) for x in (0, last[0][1])
-    }
-    assert {tuple(c) for c in corners[4:].tolist()} == {
-        (y, x) for y in (0, last[1][0]) for x in (0, last[1][1])
-    }
+    assert {tuple(c) for c in corners[:4].tolist()} == {(y, x) for y in (0, last[0][0]) for x in (0, last[0][1])}
+    assert {tuple(c) for c in corners[4:].tolist()} == {(y, x) for y in (0, last[1][0]) for x in (0, last[1][1])}
     with pytest.raises(UnknownName, match="aligned, random"):
         pool.crops(ends, 32, "loose")
 
@@ -242,9 +236,7 @@ def fixed(blur: float, quality: float, noise: float = 0.0) -> Recipe:
     return Recipe("fixed", draw)
 
 
-def whole_then_cut(
-    pool: ImagePool, corners: torch.Tensor, size: int, blur: float, quality: float
-) -> torch.Tensor:
+def whole_then_cut(pool: ImagePool, corners: torch.Tensor, size: int, blur: float, quality: float) -> torch.Tensor:
     image = pool.images[0][None].float() / 255.0
     damaged = distort(image, torch.tensor([blur]), torch.zeros(1), torch.tensor([quality]))[0]
     return torch.stack([damaged[:, y : y + size, x : x + size] for y, x in corners.tolist()])
@@ -256,9 +248,7 @@ def beyond_rounding(a: torch.Tensor, b: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("size", [1, 32, 63])
 @pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize(
-    ("blur", "quality"), [(0.0, LOSSLESS), (5.0, LOSSLESS), (0.0, 30.0), (1.0, 30.0), (5.0, 90.0)]
-)
+@pytest.mark.parametrize(("blur", "quality"), [(0.0, LOSSLESS), (5.0, LOSSLESS), (0.0, 30.0), (1.0, 30.0), (5.0, 90.0)])
 def test_a_patch_is_damaged_as_the_whole_image_is(blur: float, quality: float, grid: str, size: int) -> None:
     pool, keys = pool_of((233, 203)), torch.arange(120)
     clean, damaged = damaged_patches(pool, keys, fixed(blur, quality), size, grid=grid)

@@ -80,9 +80,7 @@ def test_a_large_image_equals_pillow() -> None:
 
 def test_a_batch_of_different_qualities_equals_one_at_a_time() -> None:
     images, qualities = [photo(40, 41, seed) for seed in range(6)], [1, 10, 49, 50, 95, 100]
-    alone = np.concatenate(
-        [ours([image], [quality]) for image, quality in zip(images, qualities, strict=True)]
-    )
+    alone = np.concatenate([ours([image], [quality]) for image, quality in zip(images, qualities, strict=True)])
     np.testing.assert_array_equal(ours(images, qualities), alone)
 
 

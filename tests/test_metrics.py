@@ -22,8 +22,7 @@ def pairs(n: int = 3, height: int = 20, width: int = 24, seed: int = 0) -> tuple
 def test_psnr_is_the_published_formula() -> None:
     images, clean = pairs()
     expected = [
-        10 * math.log10(1 / (((a - b).double() ** 2).mean().item() + 1e-10))
-        for a, b in zip(images, clean, strict=True)
+        10 * math.log10(1 / (((a - b).double() ** 2).mean().item() + 1e-10)) for a, b in zip(images, clean, strict=True)
     ]
     assert psnr(images, clean).tolist() == pytest.approx(expected, abs=1e-6)
 

@@ -48,9 +48,7 @@ def test_round_trip(tmp_path, suffix: str, grey: bool) -> None:
 @pytest.mark.parametrize("grey", [False, True])
 def test_alpha_round_trip(tmp_path, suffix: str, grey: bool) -> None:
     rgb = np.repeat(colours()[..., :1], 3, 2) if grey else colours()
-    alpha = np.arange(rgb[..., 0].size, dtype=np.uint8).reshape(
-        rgb.shape[:2]
-    )  # 0 too: colours there must survive
+    alpha = np.arange(rgb[..., 0].size, dtype=np.uint8).reshape(rgb.shape[:2])  # 0 too: colours there must survive
     write_photo(Photo(rgb, alpha, grey=grey), tmp_path / f"photo{suffix}")
     back = read_photo(tmp_path / f"photo{suffix}")
     np.testing.assert_array_equal(back.alpha, alpha)
@@ -96,9 +94,7 @@ def test_a_transparent_grey_level(tmp_path) -> None:
 def test_palettes(tmp_path) -> None:
     image = Image.fromarray(colours()).quantize(16)
     photo = saved(tmp_path, image)
-    assert (
-        np.array_equal(photo.rgb, np.asarray(image.convert("RGB"))) and photo.alpha is None and not photo.grey
-    )
+    assert np.array_equal(photo.rgb, np.asarray(image.convert("RGB"))) and photo.alpha is None and not photo.grey
     photo = saved(tmp_path, image, transparency=3)
     assert np.array_equal(photo.alpha == 0, np.asarray(image) == 3)
     photo = saved(tmp_path, image, transparency=bytes(range(100, 116)))
@@ -136,19 +132,12 @@ def test_16_bit_grey(tmp_path, suffix: str) -> None:
 
 def png_16_bit_rgb(values: np.ndarray) -> bytes:
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        )
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     height, width, _ = values.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])

@@ -26,9 +26,7 @@ def _contains(picture, frame):
     windows = np.lib.stride_tricks.sliding_window_view(picture[:, :, 0], frame.shape[1], axis=1)
     rows, columns = np.nonzero((windows == frame[0, :, 0]).all(axis=2))
     h, w = frame.shape[:2]
-    return any(
-        np.array_equal(picture[y : y + h, x : x + w], frame) for y, x in zip(rows, columns, strict=True)
-    )
+    return any(np.array_equal(picture[y : y + h, x : x + w], frame) for y, x in zip(rows, columns, strict=True))
 
 
 @pytest.mark.parametrize("shape", [(63, 63), (64, 48), (5, 7), (200, 320)])
@@ -54,9 +52,7 @@ def test_pixels_are_enlarged_to_blocks():
     frame = _frame()
     assert _contains(filmstrip([frame], [("damaged", "")]), frame.repeat(3, axis=0).repeat(3, axis=1))
     assert _contains(filmstrip([frame], [("damaged", "")], scale=1), frame)
-    assert _contains(
-        contact_sheet([Strip([frame], [("", "")], reference=(_frame(192, 192, 1), ("", "")))]), frame
-    )
+    assert _contains(contact_sheet([Strip([frame], [("", "")], reference=(_frame(192, 192, 1), ("", "")))]), frame)
 
 
 def test_captions_change_pixels_but_not_frames():

@@ -104,9 +104,7 @@ def test_a_bfloat16_tool_gives_the_images_type() -> None:
     torch.testing.assert_close(result[:, 0], images(1).mean(1), atol=0.01, rtol=0.01)
 
 
-@pytest.mark.parametrize(
-    "function", [lambda x: x[:, :1], lambda x: x[..., :-1], lambda x: x[0], lambda x: x.mean()]
-)
+@pytest.mark.parametrize("function", [lambda x: x[:, :1], lambda x: x[..., :-1], lambda x: x[0], lambda x: x.mean()])
 def test_a_tool_that_changes_the_shape_is_named(function) -> None:
     box = Toolbox("bad", (Tool("crop", "", function),))
     with pytest.raises(InvalidArgument, match="tool 'crop' must be a function that keeps the shape"):
