@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +47,8 @@ def with_tables(text: str) -> str:
     for name, draw in (("policies", policies_table), ("gain_matrix", tools_table)):
         if f"<!-- {name} -->" in text:
             table = draw(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")))
-            pattern = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"
-            text = re.sub(pattern, lambda match, table=table: match[1] + table + match[2], text, flags=re.S)
+            head, _, rest = text.partition(f"<!-- {name} -->\n")
+            text = f"{head}<!-- {name} -->\n{table}\n{rest[rest.index('<!-- end -->') :]}"
     return text
 
 
