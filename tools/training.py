@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from restoration_env.distortions import KERNEL_RADIUS, Recipe, distort
 from restoration_env.errors import InvalidArgument
-from restoration_env.files import load_checkpoint, save_checkpoint, save_weights
+from restoration_env.files import load_checkpoint, read_weights, save_checkpoint, save_weights
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.metrics import psnr
 from restoration_env.tools.catalogue import WEIGHTS, ToolSpec, load_network, specification
@@ -290,11 +290,14 @@ class _Run:
         self.config, self.spec, self.device = config, spec, torch.device(device)
         torch.manual_seed(config.seed)
         network: nn.Module = build_network(spec.network)
+        self.origin: dict[str, Any] | None = None
         if config.start:
             if specification(config.start).network != spec.network:
                 raise InvalidArgument("start", f"a tool with a {spec.network} network", repr(config.start))
             here = folder if (folder / f"{config.start}.safetensors").exists() else WEIGHTS
             network.load_state_dict(load_network(config.start, here).state_dict())
+            origin = read_weights(here / f"{config.start}.safetensors")[1]
+            self.origin = {key: origin.get(key) for key in ("name", "sha256", "command", "commit", "seconds")}
         else:
             _gentle_start(network)
         self.network = network.requires_grad_(True).to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -373,6 +376,7 @@ class _Run:
             "parameters": sum(value.numel() for value in self.best.values()),
             "licence": "MIT",
             "training": {**asdict(self.config), "iterations_done": self.iteration},
+            "started_from": self.origin,
             "seconds": round(self.seconds, 1),
             "device": device,
             "validation_gain_db": round(self.best_gain, 4),
