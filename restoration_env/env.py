@@ -69,6 +69,7 @@ class RestoreEnv(gymnasium.Env):
     - `toolbox`: "cnn12" or any registered name; `extra_tools`: names of further tools.
     - `max_steps`: actions of an episode, 3 as published.
     - `patch_size`: side in pixels, 63 as published; `grid`: "aligned" (patches start at multiples of 8) or "random".
+    - `scale`: images are shrunk by this factor first, above 0 and at most 1.
     - `reward`: "psnr" or "ssim".
     - `precision`: "float32" or "bfloat16"; `device`: "cpu", "cuda", "cuda:N" or "auto".
     - `render_mode`: "rgb_array" (a filmstrip of the steps) or "ansi".
@@ -92,6 +93,7 @@ class RestoreEnv(gymnasium.Env):
         max_steps: int = 3,
         patch_size: int = 63,
         grid: str = "aligned",
+        scale: float = 1.0,
         reward: str = "psnr",
         precision: str = "float32",
         device: str = "cpu",
@@ -99,7 +101,7 @@ class RestoreEnv(gymnasium.Env):
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise UnknownName("render_mode", render_mode, self.metadata["render_modes"])
-        self.source = EpisodeSource(images, split, severity, patch_size, grid, device)
+        self.source = EpisodeSource(images, split, severity, patch_size, grid, scale, device)
         tools = load_toolbox(toolbox, extra_tools, device=self.source.device, precision=precision)
         self.episodes = Episodes(tools, max_steps=max_steps, reward=reward)
         self.observation_space = observation_space(patch_size, len(tools), max_steps)

@@ -20,7 +20,16 @@ from restoration_env.randomness import normal, uniform
 class EpisodeSource:
     """Draws the clean and the damaged image of an episode, a pure function of its key."""
 
-    def __init__(self, images: str, split: str, severity: str, patch_size: int, grid: str, device: str) -> None:
+    def __init__(
+        self,
+        images: str,
+        split: str,
+        severity: str,
+        patch_size: int,
+        grid: str,
+        scale: float,
+        device: str,
+    ) -> None:
         if not isinstance(patch_size, int) or patch_size < 16:
             raise InvalidArgument("patch_size", "an integer of 16 or more", repr(patch_size))
         if grid not in GRIDS:
@@ -29,7 +38,7 @@ class EpisodeSource:
             raise InvalidArgument("images", "'bundled', 'div2k' or a folder", repr(images))
         self.recipe = _recipe(severity)
         self.device = find_device(device)
-        self.pool = load_images(images, split).fitting(patch_size)
+        self.pool = load_images(images, split, scale=scale).fitting(patch_size)
         self.patch_size, self.grid = patch_size, grid
 
     def draw(self, keys: Tensor, options: Mapping[str, Any] | None = None) -> tuple[Tensor, Tensor]:

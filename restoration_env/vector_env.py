@@ -52,6 +52,7 @@ class RestoreVectorEnv(VectorEnv):
         max_steps: int = 3,
         patch_size: int = 63,
         grid: str = "aligned",
+        scale: float = 1.0,
         reward: str = "psnr",
         precision: str = "float32",
         device: str = "cpu",
@@ -69,7 +70,7 @@ class RestoreVectorEnv(VectorEnv):
             raise UnknownName("autoreset_mode", autoreset_mode, modes) from None
         self.metadata = {"autoreset_mode": self.autoreset_mode, "render_modes": []}
         self.output, self.num_envs = output, num_envs
-        self.source = EpisodeSource(images, split, severity, patch_size, grid, device)
+        self.source = EpisodeSource(images, split, severity, patch_size, grid, scale, device)
         tools = load_toolbox(toolbox, extra_tools, device=self.source.device, precision=precision)
         self.episodes = Episodes(tools, max_steps=max_steps, reward=reward)
         self.single_observation_space = observation_space(patch_size, len(tools), max_steps)

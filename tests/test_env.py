@@ -370,6 +370,13 @@ def test_bad_options(options, message: str) -> None:
         make().reset(options=options)
 
 
+def test_photographs_can_be_shrunk_first() -> None:
+    whole, half = (play(make(patch_size=24, scale=scale), [])[0][0]["image"] for scale in (1.0, 0.5))
+    assert whole.shape == half.shape and not np.array_equal(whole, half)
+    with pytest.raises(InvalidArgument, match="scale must be above 0"):
+        make(scale=0.0)
+
+
 @pytest.mark.parametrize("split", ["train", "validation", "test", "all"])
 @pytest.mark.parametrize("grid", ["aligned", "random"])
 def test_splits_and_grids(split: str, grid: str) -> None:
