@@ -94,7 +94,8 @@ def test_right_tool_beats_wrong_tool_on_its_own_damage(toolbox):
     for name in ("denoise-4", "deblur-4"):
         actions = torch.full((20,), toolbox.names.index(name))
         scores[name] = psnr(toolbox.apply(damaged, actions), clean).mean()
-    assert scores["denoise-4"] > psnr(damaged, clean).mean() + 5 > scores["deblur-4"] + 5
+    assert scores["denoise-4"] > psnr(damaged, clean).mean() + 5
+    assert scores["denoise-4"] > scores["deblur-4"] + 4
 
 
 def test_bfloat16_agrees_with_float32(toolbox):
