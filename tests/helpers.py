@@ -1,9 +1,10 @@
-"""A toolbox that costs nothing, registered under "tiny" wherever this module is imported."""
+"""What tests share: a toolbox that costs nothing, registered under "tiny" on import, and short ways to play."""
 
 import math
 from pathlib import Path
 
 import gymnasium
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -80,3 +81,22 @@ def leaves(value, path=""):
 
 def is_finite(number):
     return isinstance(number, float) and math.isfinite(number)
+
+
+def play(env, actions, seed=0, **options):
+    """Everything an episode gives out: a list of observations, infos, rewards and ends."""
+    observation, info = env.reset(seed=seed, options=options or None)
+    said = [(observation, info)]
+    for action in actions:
+        said.append(env.step(action))
+    return said
+
+
+def assert_same(a, b) -> None:
+    for one, other in zip(a, b, strict=True):
+        for (path, x), (_, y) in zip(leaves(dict(enumerate(one))), leaves(dict(enumerate(other))), strict=True):
+            np.testing.assert_array_equal(x, y, err_msg=path, strict=isinstance(x, np.ndarray))
+
+
+def patch(seed: int = 0, size: int = 63) -> np.ndarray:
+    return np.random.default_rng(seed).integers(60, 200, (size, size, 3), dtype=np.uint8)
