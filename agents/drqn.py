@@ -26,8 +26,7 @@ from restoration_env.agents.policies import roll_out
 from restoration_env.agents.replay import EpisodeBatch, EpisodeReplay
 from restoration_env.distortions import recipe
 from restoration_env.episodes import Episodes
-from restoration_env.errors import InvalidArgument
-from restoration_env.files import load_checkpoint, save_checkpoint
+from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.toolbox import Toolbox
 
@@ -287,10 +286,7 @@ class _Run:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint of the same configuration and tools; another one is refused."""
-        theirs, ours = state["config"], self.state()["config"]
-        changed = [f"{k} was {theirs.get(k)!r}, is {v!r}" for k, v in ours.items() if theirs.get(k) != v]
-        if changed:
-            raise InvalidArgument("checkpoint", "of the same configuration", "; ".join(changed))
+        check_same_configuration(state["config"], self.state()["config"])
         for name in ("learner", "target", "optimizer", "schedule"):
             getattr(self, name).load_state_dict(state[name])
         self.generator.set_state(state["generator"])

@@ -80,6 +80,19 @@ def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> N
         torch.save(dict(state), temporary)
 
 
+def check_same_configuration(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint whose configuration is not ours.
+
+    Raises:
+        InvalidArgument: the message says what changed.
+    """
+    changed = [
+        f"{name} was {theirs.get(name)!r}, is {value!r}" for name, value in ours.items() if theirs.get(name) != value
+    ]
+    if changed:
+        raise InvalidArgument("checkpoint", "of the same configuration", "; ".join(changed))
+
+
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read what `save_checkpoint` wrote; nothing in the file is executed.
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from restoration_env.distortions import KERNEL_RADIUS, Recipe, distort
 from restoration_env.errors import InvalidArgument
-from restoration_env.files import load_checkpoint, read_weights, save_checkpoint, save_weights
+from restoration_env.files import check_same_configuration, load_checkpoint, read_weights, save_checkpoint, save_weights
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.metrics import psnr
 from restoration_env.tools.catalogue import WEIGHTS, ToolSpec, load_network, specification
@@ -356,10 +356,7 @@ class _Run:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint of the same configuration; another one is refused."""
-        theirs, ours = state["config"], asdict(self.config)
-        changed = [f"{k} was {theirs.get(k)!r}, is {v!r}" for k, v in ours.items() if theirs.get(k) != v]
-        if changed:
-            raise InvalidArgument("checkpoint", "of the same configuration", "; ".join(changed))
+        check_same_configuration(state["config"], asdict(self.config))
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
