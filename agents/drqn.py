@@ -26,6 +26,7 @@ from restoration_env.agents.policies import roll_out
 from restoration_env.agents.replay import EpisodeBatch, EpisodeReplay
 from restoration_env.distortions import recipe
 from restoration_env.episodes import Episodes
+from restoration_env.errors import check_at_least
 from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.toolbox import Toolbox
@@ -81,6 +82,13 @@ class DRQNConfig:
     evaluate_every: int = 50
     validation_images: int = 256
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        recipe(self.severity)
+        counts = {name: getattr(self, name) for name in ("episodes", "batch", "sample", "warmup", "max_steps")}
+        check_at_least(1, **counts, evaluate_every=self.evaluate_every, validation_images=self.validation_images)
+        check_at_least(0, updates=self.updates, learning_rate=self.learning_rate, seed=self.seed)
+        check_at_least(self.batch, replay=self.replay)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,13 @@ class UnknownName(InvalidArgument):
         super().__init__(argument, "one of " + ", ".join(known), repr(name))
 
 
+def check_at_least(least: float, **arguments: float) -> None:
+    """Refuse arguments that are less than ``least``, or no numbers."""
+    for name, value in arguments.items():
+        if not value >= least:
+            raise InvalidArgument(name, f"at least {least:g}", value)
+
+
 class UnreadableImage(InvalidArgument):
     """A file that was asked for by name and is not a readable image."""
 

@@ -65,6 +65,10 @@ def test_help_imports_no_torch():
     [
         (["train", "tools", "denoise-9"], "denoise-4"),
         (["train", "tools", "denoise-1", "--images", "no/such/folder"], "existing folder"),
+        (["train", "tools", "denoise-1", "--precision", "bf16"], "bfloat16"),
+        (["train", "tools", "denoise-1", "--iterations", "0"], "iterations must be at least 1"),
+        (["train", "tools", "denoise-1", "--learning-rate", "nan"], "learning_rate must be at least 0"),
+        (["train", "agent", "--episodes", "-5"], "episodes must be at least 1"),
         (["train", "agent", "--toolbox", "nothing"], "cnn12"),
         (["train", "agent", "--severity", "terrible"], "moderate"),
         (["compare", "--agent", "nobody"], "agent must be one of"),

@@ -22,10 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from restoration_env.distortions import KERNEL_RADIUS, Recipe, distort
-from restoration_env.errors import InvalidArgument
+from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
 from restoration_env.files import check_same_configuration, load_checkpoint, read_weights, save_checkpoint, save_weights
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.metrics import psnr
+from restoration_env.toolbox import PRECISIONS
 from restoration_env.tools.catalogue import WEIGHTS, ToolSpec, load_network, specification
 from restoration_env.tools.networks import build_network
 
@@ -117,6 +118,14 @@ class TrainingConfig:
     start: str = ""
     precision: str = "float32"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        specification(self.tool)
+        if self.precision not in PRECISIONS:
+            raise UnknownName("precision", self.precision, PRECISIONS)
+        check_at_least(1, iterations=self.iterations, batch=self.batch, evaluate_every=self.evaluate_every)
+        check_at_least(16, crop=self.crop)
+        check_at_least(0, learning_rate=self.learning_rate, patience=self.patience, seed=self.seed)
 
 
 def lessons(tools: Sequence[str], **changes: Any) -> list[TrainingConfig]:
