@@ -11,7 +11,8 @@ from torch import Tensor
 from restoration_env.errors import InvalidArgument, UnknownName
 
 
-def _check_pair(images: Tensor, references: Tensor) -> None:
+def check_pair(images: Tensor, references: Tensor) -> None:
+    """Refuse batches that cannot be compared: of unequal shapes, not (N, C, H, W), or not float."""
     if images.shape != references.shape or images.ndim != 4:
         got = f"{tuple(images.shape)} and {tuple(references.shape)}"
         raise InvalidArgument("images and references", "of one shape (N, C, H, W)", got)
@@ -33,7 +34,7 @@ def psnr(images: Tensor, references: Tensor) -> Tensor:
     Returns:
         float64 (N,).
     """
-    _check_pair(images, references)
+    check_pair(images, references)
     error = (images - references).double().square().mean(dim=(1, 2, 3))
     return -10.0 * torch.log10(error + 1e-10)
 
@@ -51,7 +52,7 @@ def ssim(images: Tensor, references: Tensor) -> Tensor:
     Returns:
         float64 (N,).
     """
-    _check_pair(images, references)
+    check_pair(images, references)
     if min(images.shape[-2:]) < 7:
         raise InvalidArgument("images", "at least 7 pixels high and wide for SSIM", tuple(images.shape[-2:]))
     x, y = images.double(), references.double()
