@@ -82,7 +82,7 @@ def gains(
         save_png(picture, draw_matrices(matrices, names, [band.name for band in bands]))
     if update_cards and "ours" in matrices:
         for name, gain in zip(names, diagonal(matrices["ours"]), strict=True):
-            path = WEIGHTS / f"{name}.json"
+            path = WEIGHTS / "cnn12" / f"{name}.json"
             write_json(path, {**read_result(path), "held_out_gain_db": gain, "held_out_images": bands[0].source})
     table = Table(title=f"Gain on the own band, dB ({bands[0].source})")
     for heading in ("tool", "band", *matrices):

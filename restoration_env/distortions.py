@@ -230,7 +230,7 @@ def recipe(name: str) -> Recipe:
 
     Names: mild, moderate, severe (as published); blur, noise, jpeg (one distortion of any strength); single
     (one of the three); mixed (half moderate, half single, as the authors advise for training agents); any
-    (mild, moderate or severe).
+    (mild, moderate or severe); every (mild, moderate, severe or single, for joint training).
 
     Raises:
         UnknownName: for any other name.
@@ -244,9 +244,10 @@ def recipe(name: str) -> Recipe:
     if name in ranges:
         return Recipe(name, band(name, *ranges[name]).draw)
     parts = {"single": tuple(ranges), "mixed": ("moderate", "single"), "any": tuple(SEVERITY_RANGES)}
+    parts["every"] = (*SEVERITY_RANGES, "single")
     return _mixture(name, tuple(recipe(part) for part in parts[name]))
 
 
 def recipe_names() -> tuple[str, ...]:
     """The names that `recipe` knows."""
-    return (*SEVERITY_RANGES, "blur", "noise", "jpeg", "single", "mixed", "any")
+    return (*SEVERITY_RANGES, "blur", "noise", "jpeg", "single", "mixed", "any", "every")

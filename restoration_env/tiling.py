@@ -8,6 +8,7 @@ So there are no seams, and the memory needed does not grow with the photograph.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -104,25 +105,27 @@ def _pieces(
 ) -> Iterator[_Piece]:
     """Every tile after every tool, tile by tile."""
     height, width = image.shape[:2]
-    margin = sum(tool.halo for tool in tools)
+    grid = math.lcm(*(tool.grid for tool in tools))
+    halos = [-(-tool.halo // grid) * grid for tool in tools]  # whole cells of the grid: every cut lies on it
+    margin = sum(halos)
     for rows, columns in tiles if tools else ():
-        down, right = _widened(rows, margin, height), _widened(columns, margin, width)
+        down, right = _widened(rows, margin, height, grid), _widened(columns, margin, width, grid)
         pixels = torch.from_numpy(np.array(image[down, right])).to(device)
         batch = pixels.permute(2, 0, 1)[None].float() / 255.0
         left = margin
         for step, tool in enumerate(tools):
             batch = tool(batch).to(batch.dtype)
-            left -= tool.halo
+            left -= halos[step]
             # What the tool made of the outermost pixels is wrong, except where the image itself ends.
             seen_down, seen_right = down, right
-            down, right = _widened(rows, left, height), _widened(columns, left, width)
+            down, right = _widened(rows, left, height, grid), _widened(columns, left, width, grid)
             batch = batch[:, :, _within(down, seen_down), _within(right, seen_right)]
             yield _Piece(step, rows, columns, batch[0][:, _within(rows, down), _within(columns, right)])
 
 
-def _widened(part: slice, margin: int, length: int) -> slice:
-    """A part of a line with its margin, as far as the line goes."""
-    return slice(max(0, part.start - margin), min(length, part.stop + margin))
+def _widened(part: slice, margin: int, length: int, grid: int) -> slice:
+    """A part of a line with its margin, as far as the line goes, from a multiple of the grid on."""
+    return slice(max(0, part.start - margin) // grid * grid, min(length, part.stop + margin))
 
 
 def _within(inner: slice, outer: slice) -> slice:

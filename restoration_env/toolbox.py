@@ -27,6 +27,7 @@ class Tool:
         cost: multiply-adds per pixel.
         halo: pixels on each side that an output pixel depends on; photographs are tiled with it.
         precision: "float32", or "bfloat16" to run the function under bfloat16 autocast.
+        grid: pixels after which what the function does repeats; tiles begin at multiples of it.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Tool:
     cost: float = 0.0
     halo: int = 0
     precision: str = "float32"
+    grid: int = 1
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:

@@ -51,7 +51,7 @@ register_toolbox("tiny", "helpers:tiny")
 register_toolbox("learning", "helpers:learning")
 register_tool("invert", "helpers:invert")
 
-_weights = Path(restoration_env.__file__).parent.parent / "tools" / "weights"
+_weights = Path(restoration_env.__file__).parent.parent / "tools" / "weights" / "cnn12"
 needs_cnn12 = pytest.mark.skipif(
     len(list(_weights.glob("*.safetensors"))) < 12, reason="tools/weights holds fewer than twelve tools"
 )

@@ -23,7 +23,7 @@ def test_the_wheel_has_one_import_name_and_carries_the_weights(wheel):
     names = wheel.namelist()
     top = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert top == {"restoration_env"}
-    assert sum(name.startswith("restoration_env/tools/weights/") for name in names) == 24
+    assert sum(name.startswith("restoration_env/tools/weights/cnn12/") for name in names) == 24
     assert "restoration_env/agents/weights/toolchain.safetensors" in names
     assert "restoration_env/py.typed" in names
     assert not any("test" in name or "results" in name for name in names)

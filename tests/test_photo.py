@@ -64,11 +64,11 @@ def test_the_halo_of_the_twelve_tools_is_right(name) -> None:
     torch.manual_seed(0)
     network = build_network(name).requires_grad_(False)
     for parameter in network.parameters():
-        parameter *= 1.5  # so that what lies at a border matters
-    image, tools = photograph(45, 50), [Tool(name, "", network, halo=network.halo)] * 2
+        parameter *= 1.2  # so that what lies at a border matters
+    image, tools = photograph(101, 118), [Tool(name, "", network, halo=network.halo, grid=network.grid)] * 2
     whole = in_one_piece(image, tools)[-1]
     assembled = torch.empty_like(whole)
-    for step, rows, columns, pixels in _pieces(image, tools, _tiles((45, 50), 25), "cpu"):
+    for step, rows, columns, pixels in _pieces(image, tools, _tiles((101, 118), 25), "cpu"):
         if step == 1:
             assembled[:, rows, columns] = pixels
     torch.testing.assert_close(assembled, whole, atol=2e-5, rtol=0)

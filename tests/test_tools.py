@@ -12,13 +12,21 @@ from restoration_env.files import load_checkpoint, save_weights
 from restoration_env.images import damaged_patches, load_images
 from restoration_env.metrics import psnr
 from restoration_env.tools import load_toolbox
-from restoration_env.tools.catalogue import CATALOGUE, NAMES, WEIGHTS, load_network, specification
+from restoration_env.tools.catalogue import (
+    CATALOGUE,
+    NAMES,
+    TOOLBOXES,
+    WEIGHTS,
+    cnn_toolbox,
+    load_network,
+    specification,
+)
 from restoration_env.tools.networks import NETWORKS, build_network
+from restoration_env.tools.lessons import lessons
 from restoration_env.tools.training import (
     TrainingConfig,
     TrainingDiverged,
     _Run,
-    lessons,
     train_tool,
     training_batch,
     training_damage,
@@ -47,12 +55,48 @@ def test_networks_have_the_published_sizes(name, parameters):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_halo_is_how_far_a_pixel_reaches(name):
     torch.manual_seed(0)
-    network, image = build_network(name), torch.rand(1, 3, 41, 41)
-    changed = image.clone()
-    changed[..., 20, 20] += 0.5
-    moved = (network(changed) - network(image)).abs().sum((0, 1)) > 0
-    rows = torch.nonzero(moved.any(1))[:, 0]
-    assert int(rows.min()) >= 20 - network.halo and int(rows.max()) <= 20 + network.halo
+    network = build_network(name).double()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    side, reach = 2 * network.halo + 16 - network.halo % 8 * 2, 0
+    image = torch.rand(1, 3, side, side, dtype=torch.float64)
+    for place in range(side // 2, side // 2 + network.grid):
+        changed = image.clone()
+        changed[..., place, place] += 1.0
+        with torch.no_grad():
+            moved = (network(changed) - network(image)).abs().sum((0, 1)) > 0
+        rows = torch.nonzero(moved.any(1))[:, 0]
+        reach = max(reach, place - int(rows.min()), int(rows.max()) - place)
+    assert reach == network.halo
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_cost_counts_every_multiplication(name):
+    network, counted = build_network(name), 0
+
+    def count(module, inputs, output):
+        nonlocal counted
+        counted += output.shape[-2] * output.shape[-1] * module.weight.numel()
+
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(count)
+    network(torch.zeros(1, 3, 32, 32))
+    assert counted == 32 * 32 * network.cost
+
+
+@pytest.mark.parametrize(("modern", "published"), [("modern-small", "3-layer"), ("modern-large", "8-layer")])
+def test_a_modern_network_costs_no_more_and_reaches_further(modern, published):
+    ours, theirs = build_network(modern), build_network(published)
+    assert ours.cost <= theirs.cost and ours.halo > 2 * theirs.halo
+
+
+@pytest.mark.parametrize("side", [(63, 63), (64, 64), (33, 50)])
+def test_a_modern_network_takes_sides_of_any_length(side):
+    network, image = build_network("modern-small"), torch.rand(1, 3, *side)
+    extended = torch.nn.functional.pad(image, (0, -side[1] % 4, 0, -side[0] % 4), mode="replicate")
+    with torch.no_grad():
+        assert torch.equal(network(image), network(extended)[..., : side[0], : side[1]])
 
 
 def test_the_whole_toolbox_has_the_published_size(toolbox):
@@ -72,7 +116,7 @@ def test_bands_meet_and_cover_the_published_ranges():
 
 @pytest.mark.parametrize("spec", CATALOGUE, ids=lambda spec: spec.name)
 def test_every_shipped_tool_has_a_card_that_fits_and_helps_on_its_band(spec):
-    weights = WEIGHTS / f"{spec.name}.safetensors"
+    weights = WEIGHTS / "cnn12" / f"{spec.name}.safetensors"
     card = json.loads(weights.with_suffix(".json").read_text())
     assert card["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert card["name"] == spec.name and card["licence"] == "MIT" and card["seconds"] > 0
@@ -117,7 +161,7 @@ def test_weights_of_another_architecture_are_refused_with_both_names(tmp_path):
     network = build_network("8-layer")
     save_weights(tmp_path / "deblur-1.safetensors", network.state_dict(), {"network": "8-layer"})
     with pytest.raises(InvalidArgument, match="3-layer.*8-layer"):
-        load_network("deblur-1", tmp_path)
+        load_network("deblur-1", folder=tmp_path)
 
 
 def _small(**changes):
@@ -141,7 +185,7 @@ def test_a_killed_run_resumes_and_ends_bit_for_bit_as_an_uninterrupted_one(photo
     iterations = []
     train_tool(_small(), *photos, tmp_path / "parts", report=lambda p: iterations.append(p.iteration))
     assert iterations == [6, 7, 8]
-    whole, parts = (load_network("denoise-1", tmp_path / folder).state_dict() for folder in ("whole", "parts"))
+    whole, parts = (load_network("denoise-1", folder=tmp_path / folder).state_dict() for folder in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     assert not list((tmp_path / "parts").glob("*.checkpoint"))
 

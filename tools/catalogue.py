@@ -1,7 +1,8 @@
-"""The twelve tools of RL-Restore in one table (Yu et al., CVPR 2018, Table 1), and their toolbox."""
+"""The twelve tools of RL-Restore in one table (Yu et al., CVPR 2018, Table 1), and the toolboxes made of them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from restoration_env.distortions import Recipe, band
 from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.files import read_weights
 from restoration_env.toolbox import Tool, Toolbox
-from restoration_env.tools.networks import EightLayer, ThreeLayer, build_network
+from restoration_env.tools.networks import ToolNetwork, build_network
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -68,27 +69,116 @@ def specification(name: str) -> ToolSpec:
     return CATALOGUE[NAMES.index(name)]
 
 
-def load_network(name: str, folder: Path = WEIGHTS) -> ThreeLayer | EightLayer:
+@dataclass(frozen=True)
+class ToolboxSpec:
+    """Twelve tools for the twelve rows: which networks they have and how they were trained.
+
+    Attributes:
+        name: what users call the toolbox.
+        description: how its tools were trained.
+        networks: the network that stands for each of the table's.
+    """
+
+    name: str
+    description: str
+    networks: Mapping[str, str]
+
+    @property
+    def folder(self) -> Path:
+        """Where the weights that ship in the package lie."""
+        return WEIGHTS / self.name
+
+    def network(self, tool: str) -> str:
+        """The name of a tool's network."""
+        return self.networks[specification(tool).network]
+
+
+_PUBLISHED = {"3-layer": "3-layer", "8-layer": "8-layer"}
+_MODERN = {"3-layer": "modern-small", "8-layer": "modern-large"}
+TOOLBOXES = {
+    spec.name: spec
+    for spec in (
+        ToolboxSpec("cnn12", "the published networks, each tool trained on its own band", _PUBLISHED),
+        ToolboxSpec("cnn12-joint", "the published networks, then trained jointly with an agent", _PUBLISHED),
+        ToolboxSpec(
+            "cnn12-gan", "the published networks, trained with a perceptual and an adversarial loss", _PUBLISHED
+        ),
+        ToolboxSpec("cnn12-modern", "gated networks of the same cost, trained jointly with an agent", _MODERN),
+    )
+}
+
+
+def toolbox_specification(name: str) -> ToolboxSpec:
+    """A toolbox of twelve by name.
+
+    Raises:
+        UnknownName: if there is none; the message lists those there are.
+    """
+    if name not in TOOLBOXES:
+        raise UnknownName("toolbox", name, TOOLBOXES)
+    return TOOLBOXES[name]
+
+
+def load_network(name: str, toolbox: str = "cnn12", folder: str | Path | None = None) -> ToolNetwork:
     """A tool's trained network, in evaluation mode.
+
+    Args:
+        name: a name of the table.
+        toolbox: the toolbox it belongs to.
+        folder: holds the weights; those that ship in the package if None.
 
     Raises:
         InvalidArgument: if the weights are missing, changed, or of another architecture.
     """
-    spec = specification(name)
-    tensors, card = read_weights(folder / f"{name}.safetensors")
-    if card["network"] != spec.network:
-        raise InvalidArgument("weights", f"of a {spec.network} network for {name}", f"a {card['network']} one")
-    network = build_network(spec.network)
+    spec = toolbox_specification(toolbox)
+    expected = spec.network(name)
+    tensors, card = read_weights(Path(folder or spec.folder) / f"{name}.safetensors")
+    if card["network"] != expected:
+        raise InvalidArgument("weights", f"of a {expected} network for {name}", f"a {card['network']} one")
+    network = build_network(expected)
     network.load_state_dict(tensors)
     return network.eval().requires_grad_(False)
 
 
-def cnn_tool(name: str, *, device: torch.device | str = "cpu", precision: str = "float32") -> Tool:
-    """One of the twelve as a tool, with the trained weights that ship in the package."""
-    network = load_network(name).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Tool(name, specification(name).description, network, network.cost, network.halo, precision)
+def cnn_tool(
+    name: str,
+    toolbox: str = "cnn12",
+    folder: str | Path | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    precision: str = "float32",
+) -> Tool:
+    """One of the twelve as a tool, with the trained weights that ship in the package or those in a folder."""
+    network = load_network(name, toolbox, folder).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Tool(name, specification(name).description, network, network.cost, network.halo, precision, network.grid)
+
+
+def cnn_toolbox(
+    name: str = "cnn12",
+    folder: str | Path | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    precision: str = "float32",
+) -> Toolbox:
+    """The twelve tools in the table's order, with the weights that ship in the package or those in a folder."""
+    return Toolbox(name, [cnn_tool(tool, name, folder, device=device, precision=precision) for tool in NAMES])
 
 
 def cnn12(*, device: torch.device | str = "cpu", precision: str = "float32") -> Toolbox:
-    """The published toolbox: the twelve tools in the table's order."""
-    return Toolbox("cnn12", [cnn_tool(name, device=device, precision=precision) for name in NAMES])
+    """The published networks, each tool trained on its own band."""
+    return cnn_toolbox("cnn12", device=device, precision=precision)
+
+
+def cnn12_joint(*, device: torch.device | str = "cpu", precision: str = "float32") -> Toolbox:
+    """The published networks, trained jointly with an agent."""
+    return cnn_toolbox("cnn12-joint", device=device, precision=precision)
+
+
+def cnn12_gan(*, device: torch.device | str = "cpu", precision: str = "float32") -> Toolbox:
+    """The published networks, trained with a perceptual and an adversarial loss."""
+    return cnn_toolbox("cnn12-gan", device=device, precision=precision)
+
+
+def cnn12_modern(*, device: torch.device | str = "cpu", precision: str = "float32") -> Toolbox:
+    """Gated networks of the same cost, trained jointly with an agent."""
+    return cnn_toolbox("cnn12-modern", device=device, precision=precision)

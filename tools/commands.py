@@ -17,8 +17,9 @@ from restoration_env.devices import find_device, keep_freed_memory
 from restoration_env.files import read_weights
 from restoration_env.images import load_images
 from restoration_env.provenance import provenance
-from restoration_env.tools.catalogue import CATALOGUE, NAMES, WEIGHTS
-from restoration_env.tools.training import Progress, TrainingConfig, lessons, train_tool
+from restoration_env.tools.catalogue import CATALOGUE, NAMES, toolbox_specification
+from restoration_env.tools.lessons import lessons
+from restoration_env.tools.training import Progress, TrainingConfig, train_tool
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(TrainingConfig)}
 
@@ -27,6 +28,7 @@ _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Train
 @click.argument("names", nargs=-1)
 @click.option("--images", default="bundled", show_default=True, help="Clean images: a folder or a name.")
 @click.option("--out", default="runs/tools", show_default=True, help="Folder of weights, cards and checkpoints.")
+@click.option("--toolbox", default="cnn12", show_default=True, help="cnn12 or cnn12-modern.")
 @click.option("--iterations", type=int, help="Optimiser steps.  [default: as in the recipe]")
 @click.option("--batch", default=_DEFAULTS["batch"], show_default=True, help="Patches a step.")
 @click.option("--crop", default=_DEFAULTS["crop"], show_default=True, help="Side of the patches.")
@@ -85,10 +87,12 @@ def _finished(configs: list[TrainingConfig], out: Path) -> int:
 
 
 @click.command()
+@click.option("--toolbox", default="cnn12", show_default=True, help="A toolbox of twelve.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def table(as_json: bool) -> None:
+def table(toolbox: str, as_json: bool) -> None:
     """Show the twelve tools as the paper's Table 1, with what their cards say."""
-    cards = {spec.name: read_weights(WEIGHTS / f"{spec.name}.safetensors")[1] for spec in CATALOGUE}
+    box = toolbox_specification(toolbox)
+    cards = {spec.name: read_weights(box.folder / f"{spec.name}.safetensors")[1] for spec in CATALOGUE}
     if as_json:
         click.echo(json.dumps(cards, indent=2))
         return
@@ -99,5 +103,5 @@ def table(as_json: bool) -> None:
         card = cards[spec.name]
         band = f"{spec.unit} {spec.low:g} to {spec.high:g}"
         gain = f"{card['validation_gain_db']:+.2f} dB"
-        shown.add_row(str(action), spec.name, spec.removes, band, spec.network, f"{card['parameters']:,}", gain)
+        shown.add_row(str(action), spec.name, spec.removes, band, card["network"], f"{card['parameters']:,}", gain)
     Console().print(shown)

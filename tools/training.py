@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,62 +21,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from restoration_env.distortions import KERNEL_RADIUS, Recipe, distort
+from restoration_env.distortions import KERNEL_RADIUS, Recipe, distort, recipe
 from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
 from restoration_env.files import check_same_configuration, load_checkpoint, read_weights, save_checkpoint, save_weights
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.metrics import psnr
 from restoration_env.toolbox import PRECISIONS
-from restoration_env.tools.catalogue import WEIGHTS, ToolSpec, load_network, specification
+from restoration_env.tools.catalogue import ToolSpec, load_network, specification, toolbox_specification
 from restoration_env.tools.networks import build_network
 
 ENOUGH = 1e-5  # a mean squared error (50 dB) below which nothing is left to restore, as published
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """A row of the recipe: a tool, what it starts from ("" is nothing) and how it is trained."""
-
-    tool: str
-    start: str
-    learning_rate: float
-    iterations: int
-    slight_blur: float = 0.0
-    slight_noise: float = 8.0
-    slight_quality: float = 50.0
-
-
-# In the order of training. Neighbours share what they know of images, so a tool that starts from another needs
-# fewer iterations; the deblurring tools, whose task is delicate, need small steps. The second lessons prepare the
-# tools for toolchains: what they see there is far more damaged than their own band, and their target is clean.
-RECIPE = (
-    Lesson("denoise-4", "", 2e-3, 5500),
-    Lesson("denoise-3", "denoise-4", 2e-3, 3000),
-    Lesson("dejpeg-4", "denoise-3", 2e-3, 5000),
-    Lesson("dejpeg-3", "dejpeg-4", 2e-3, 3500),
-    Lesson("deblur-4", "dejpeg-4", 6e-4, 4500),
-    Lesson("deblur-3", "dejpeg-4", 5e-4, 4000),
-    Lesson("denoise-2", "", 2e-3, 5000),
-    Lesson("denoise-1", "denoise-2", 5e-4, 4500),
-    Lesson("dejpeg-2", "denoise-2", 6e-4, 5000),
-    Lesson("dejpeg-1", "dejpeg-2", 4e-4, 4000),
-    Lesson("deblur-2", "", 1e-3, 6000),
-    Lesson("deblur-1", "", 3e-4, 4500),
-    *(
-        Lesson(tool, tool, 6e-4, iterations, slight_blur=2.0, slight_noise=20.0, slight_quality=20.0)
-        for tool, iterations in (
-            ("denoise-4", 1500),
-            ("deblur-4", 1500),
-            ("dejpeg-4", 1500),
-            ("denoise-3", 800),
-            ("deblur-3", 800),
-            ("dejpeg-3", 800),
-            ("denoise-2", 2000),
-            ("deblur-2", 2000),
-            ("dejpeg-2", 2000),
-        )
-    ),
-)
 _GRID = 16  # phases of a 4:2:0 JPEG grid
 
 
@@ -86,10 +42,12 @@ class TrainingConfig:
 
     Attributes:
         tool: a name of the catalogue.
+        toolbox: the toolbox it is trained for, which decides its network.
         iterations: optimiser steps of the whole schedule.
         batch: patches a step.
         crop: side of the patches in pixels.
         learning_rate: at the peak of the cosine schedule.
+        damage: a recipe to train on instead of the tool's own band, or "".
         slight: share of the samples that carry slight further damage.
         slight_blur: its greatest blur sigma, in pixels.
         slight_noise: its greatest noise sigma, on the 0-255 scale.
@@ -104,10 +62,12 @@ class TrainingConfig:
     """
 
     tool: str
+    toolbox: str = "cnn12"
     iterations: int = 6000
     batch: int = 16
     crop: int = 48
     learning_rate: float = 2e-3
+    damage: str = ""
     slight: float = 0.7
     slight_blur: float = 0.0
     slight_noise: float = 8.0
@@ -121,18 +81,14 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         specification(self.tool)
+        toolbox_specification(self.toolbox)
+        if self.damage:
+            recipe(self.damage)
         if self.precision not in PRECISIONS:
             raise UnknownName("precision", self.precision, PRECISIONS)
         check_at_least(1, iterations=self.iterations, batch=self.batch, evaluate_every=self.evaluate_every)
         check_at_least(16, crop=self.crop)
         check_at_least(0, learning_rate=self.learning_rate, patience=self.patience, seed=self.seed)
-
-
-def lessons(tools: Sequence[str], **changes: Any) -> list[TrainingConfig]:
-    """The configurations that trained the shipped tools of these names, in order, with changes."""
-    names = {specification(name).name for name in tools}
-    rows = [asdict(lesson) for lesson in RECIPE if lesson.tool in names]
-    return [TrainingConfig(**{**row, **changes}) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -151,6 +107,8 @@ class TrainingDiverged(RuntimeError):
 
 def training_damage(spec: ToolSpec, config: TrainingConfig) -> Recipe:
     """Damage of the tool's own band and, in some of the samples, slight damage of the other kinds."""
+    if config.damage:
+        return recipe(config.damage)
 
     def draw(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         blur, noise, quality = spec.band.draw(u)
@@ -298,13 +256,15 @@ class _Run:
     def __init__(self, config: TrainingConfig, spec: ToolSpec, folder: Path, device: torch.device | str) -> None:
         self.config, self.spec, self.device = config, spec, torch.device(device)
         torch.manual_seed(config.seed)
-        network: nn.Module = build_network(spec.network)
+        toolbox = toolbox_specification(config.toolbox)
+        self.architecture = toolbox.network(config.tool)
+        network: nn.Module = build_network(self.architecture)
         self.origin: dict[str, Any] | None = None
         if config.start:
-            if specification(config.start).network != spec.network:
-                raise InvalidArgument("start", f"a tool with a {spec.network} network", repr(config.start))
-            here = folder if (folder / f"{config.start}.safetensors").exists() else WEIGHTS
-            network.load_state_dict(load_network(config.start, here).state_dict())
+            if toolbox.network(config.start) != self.architecture:
+                raise InvalidArgument("start", f"a tool with a {self.architecture} network", repr(config.start))
+            here = folder if (folder / f"{config.start}.safetensors").exists() else toolbox.folder
+            network.load_state_dict(load_network(config.start, config.toolbox, here).state_dict())
             origin = read_weights(here / f"{config.start}.safetensors")[1]
             self.origin = {key: origin.get(key) for key in ("name", "sha256", "command", "commit", "seconds")}
         else:
@@ -378,7 +338,7 @@ class _Run:
         return {
             "name": self.spec.name,
             "description": self.spec.description,
-            "network": self.spec.network,
+            "network": self.architecture,
             "parameters": sum(value.numel() for value in self.best.values()),
             "licence": "MIT",
             "training": {**asdict(self.config), "iterations_done": self.iteration},

@@ -1,0 +1,88 @@
+"""What each tool is trained on, after which other tool, how long and with which step: the recipes of the toolboxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from restoration_env.errors import UnknownName
+from restoration_env.tools.catalogue import specification
+from restoration_env.tools.training import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A row of the recipe: a tool, what it starts from ("" is nothing) and how it is trained."""
+
+    tool: str
+    start: str
+    learning_rate: float
+    iterations: int
+    slight_blur: float = 0.0
+    slight_noise: float = 8.0
+    slight_quality: float = 50.0
+    damage: str = ""
+
+
+# In the order of training. Neighbours share what they know of images, so a tool that starts from another needs
+# fewer iterations; the deblurring tools, whose task is delicate, need small steps. The second lessons prepare the
+# tools for toolchains: what they see there is far more damaged than their own band, and their target is clean.
+RECIPE = (
+    Lesson("denoise-4", "", 2e-3, 5500),
+    Lesson("denoise-3", "denoise-4", 2e-3, 3000),
+    Lesson("dejpeg-4", "denoise-3", 2e-3, 5000),
+    Lesson("dejpeg-3", "dejpeg-4", 2e-3, 3500),
+    Lesson("deblur-4", "dejpeg-4", 6e-4, 4500),
+    Lesson("deblur-3", "dejpeg-4", 5e-4, 4000),
+    Lesson("denoise-2", "", 2e-3, 5000),
+    Lesson("denoise-1", "denoise-2", 5e-4, 4500),
+    Lesson("dejpeg-2", "denoise-2", 6e-4, 5000),
+    Lesson("dejpeg-1", "dejpeg-2", 4e-4, 4000),
+    Lesson("deblur-2", "", 1e-3, 6000),
+    Lesson("deblur-1", "", 3e-4, 4500),
+    *(
+        Lesson(tool, tool, 6e-4, iterations, slight_blur=2.0, slight_noise=20.0, slight_quality=20.0)
+        for tool, iterations in (
+            ("denoise-4", 1500),
+            ("deblur-4", 1500),
+            ("dejpeg-4", 1500),
+            ("denoise-3", 800),
+            ("deblur-3", 800),
+            ("dejpeg-3", 800),
+            ("denoise-2", 2000),
+            ("deblur-2", 2000),
+            ("dejpeg-2", 2000),
+        )
+    ),
+)
+
+# The modern networks learn what images are like once for each size, from damage of every kind; then each tool
+# learns its band, with strong further damage, and joint training (restoration_env.agents.joint) does the rest.
+_LARGE = ("denoise-4", "deblur-3", "deblur-4", "denoise-3", "dejpeg-3", "dejpeg-4")
+_SMALL = ("denoise-2", "deblur-1", "deblur-2", "denoise-1", "dejpeg-1", "dejpeg-2")
+MODERN_RECIPE = tuple(
+    lesson
+    for first, *others in (_LARGE, _SMALL)
+    for lesson in (
+        Lesson(first, "", 2e-3, 2000, damage="every"),
+        *(
+            Lesson(tool, first, 6e-4, 300, slight_blur=2.0, slight_noise=20.0, slight_quality=20.0)
+            for tool in (*others, first)
+        ),
+    )
+)
+RECIPES = {"cnn12": RECIPE, "cnn12-modern": MODERN_RECIPE}
+
+
+def lessons(tools: Sequence[str], toolbox: str = "cnn12", **changes: Any) -> list[TrainingConfig]:
+    """The configurations that train the tools of these names alone, in order, with changes.
+
+    Raises:
+        UnknownName: for an unknown tool, or a toolbox whose tools are not trained alone.
+    """
+    if toolbox not in RECIPES:
+        raise UnknownName("toolbox of tools trained alone", toolbox, RECIPES)
+    names = {specification(name).name for name in tools}
+    rows = [asdict(lesson) for lesson in RECIPES[toolbox] if lesson.tool in names]
+    return [TrainingConfig(**{**row, "toolbox": toolbox, **changes}) for row in rows]
