@@ -173,17 +173,10 @@ def train_drqn(
         **(card or {}),
     }
     run.learner.load_state_dict(run.best)
-    _rescale(run.learner, config.reward_unit)
+    run.learner.scale_values(config.reward_unit)
     save_agent(path, run.agent, facts)
     checkpoint.unlink(missing_ok=True)
     return facts
-
-
-@torch.no_grad()
-def _rescale(network: ToolchainNetwork, factor: float) -> None:
-    """Multiply all Q values: from dB to units of reward, or back."""
-    for parameter in network.q.parameters():
-        parameter.mul_(factor)
 
 
 class _Run:
@@ -196,7 +189,7 @@ class _Run:
         if config.start:
             known = load_agent(config.start, toolbox=toolbox).network
             self.learner.load_state_dict(known.state_dict())
-            _rescale(self.learner, 1.0 / config.reward_unit)
+            self.learner.scale_values(1.0 / config.reward_unit)
         self.target = ToolchainNetwork(len(toolbox)).to(self.device).requires_grad_(False)
         self.target.load_state_dict(self.learner.state_dict())
         self.agent = ToolchainAgent(self.learner, toolbox, config.max_steps)

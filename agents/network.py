@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 State = tuple[Tensor, Tensor]
+UNIT = 10.0  # dB of one unit of what training predicts; values near one keep the memory out of saturation
 
 
 class ToolchainNetwork(nn.Module):
@@ -76,6 +77,12 @@ class ToolchainNetwork(nn.Module):
         cell = cell * torch.sigmoid(f + 1.0) + torch.sigmoid(i) * torch.tanh(j)
         hidden = torch.tanh(cell) * torch.sigmoid(o)
         return self.q(hidden), (hidden, cell)
+
+    @torch.no_grad()
+    def scale_values(self, factor: float) -> None:
+        """Multiply all Q values, from dB to the units that training predicts or back."""
+        for parameter in self.q.parameters():
+            parameter.mul_(factor)
 
     def forward(self, images: Tensor, last_action: Tensor, state: State) -> tuple[Tensor, State]:
         """Q values (N, tools + 1) of what is seen now, and the next state."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,30 +26,41 @@ class EpisodeBatch(NamedTuple):
     valid: Tensor
 
 
-class EpisodeReplay:
-    """Keeps the newest ``capacity`` episodes on one device; memory is taken when it is first needed."""
+Batch = TypeVar("Batch", bound=tuple[Tensor, ...])
+
+
+class EpisodeReplay(Generic[Batch]):
+    """Keeps the newest ``capacity`` episodes on one device; memory is taken when it is first needed.
+
+    An episode is a row of a named tuple of tensors, such as `EpisodeBatch`.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.capacity, self.count, self._next = capacity, 0, 0
-        self._store: EpisodeBatch | None = None
+        self._store: Batch | None = None
 
     def __len__(self) -> int:
         return self.count
 
-    def add(self, batch: EpisodeBatch) -> None:
+    def add(self, batch: Batch) -> None:
         """Store episodes in the place of the oldest."""
         if self._store is None:
-            self._store = EpisodeBatch(*(part.new_zeros((self.capacity, *part.shape[1:])) for part in batch))
-        size = len(batch.images)
-        rows = (self._next + torch.arange(size, device=batch.images.device)) % self.capacity
+            self._store = _like(batch, [part.new_zeros((self.capacity, *part.shape[1:])) for part in batch])
+        size = len(batch[0])
+        rows = (self._next + torch.arange(size, device=batch[0].device)) % self.capacity
         for held, part in zip(self._store, batch, strict=True):
             held[rows] = part
         self._next = (self._next + size) % self.capacity
         self.count = min(self.count + size, self.capacity)
 
-    def sample(self, size: int, generator: torch.Generator) -> EpisodeBatch:
+    def sample(self, size: int, generator: torch.Generator) -> Batch:
         """Draw episodes uniformly, with replacement."""
         if self._store is None:
             raise RuntimeError("the replay memory is empty")
-        rows = torch.randint(self.count, (size,), generator=generator).to(self._store.images.device)
-        return EpisodeBatch(*(part[rows] for part in self._store))
+        rows = torch.randint(self.count, (size,), generator=generator).to(self._store[0].device)
+        return _like(self._store, [part[rows] for part in self._store])
+
+
+def _like(batch: Batch, parts: list[Tensor]) -> Batch:
+    kind: Any = type(batch)
+    return kind(*parts)  # type: ignore[no-any-return]

@@ -1,7 +1,8 @@
-"""The command ``restoration-env train agent``."""
+"""The commands ``restoration-env train agent`` and ``restoration-env train joint``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -9,54 +10,177 @@ from typing import Any
 import click
 import torch
 
+from restoration_env.agents.agent import load_agent
 from restoration_env.agents.drqn import DRQNConfig, DRQNProgress, train_drqn
+from restoration_env.agents.exact import ExactConfig, ExactProgress, train_exact
+from restoration_env.agents.joint import JointConfig, JointProgress, train_joint
+from restoration_env.agents.network import UNIT, ToolchainNetwork
+from restoration_env.agents.objectives import OBJECTIVES
 from restoration_env.cli import progress_bar
 from restoration_env.devices import find_device, keep_freed_memory
+from restoration_env.errors import InvalidArgument
+from restoration_env.files import read_weights
 from restoration_env.images import load_images
 from restoration_env.provenance import provenance
 from restoration_env.registry import load_toolbox
+from restoration_env.tools.catalogue import NAMES, TOOLBOXES, cnn_toolbox, toolbox_specification
 
-_DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(DRQNConfig)}
+_Command = Callable[..., None]
+_CONFIGS: dict[str, type] = {"drqn": DRQNConfig, "exact": ExactConfig}
 
 
-@click.command()
-@click.option("--images", default="bundled", show_default=True, help="Clean images: a folder or a name.")
-@click.option("--out", default="runs/toolchain.safetensors", show_default=True, help="The weights to write.")
-@click.option("--toolbox", default="cnn12", show_default=True)
-@click.option("--episodes", default=_DEFAULTS["episodes"], show_default=True, help="Images to restore in training.")
-@click.option("--severity", default=_DEFAULTS["severity"], show_default=True, help="The damage to train on.")
-@click.option("--max-steps", default=_DEFAULTS["max_steps"], show_default=True, help="Actions of an episode.")
-@click.option("--learning-rate", default=_DEFAULTS["learning_rate"], show_default=True)
-@click.option("--updates", default=_DEFAULTS["updates"], show_default=True, help="Updates a batch of episodes.")
-@click.option("--start", default="", help="An agent, by name or path, whose weights to start from.")
-@click.option("--epsilon-start", default=1.0, show_default=True, help="Share of random actions at the start.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--precision", default="float32", show_default=True, help="Of the tools: float32 or bfloat16.")
-@click.option("--device", default="auto", show_default=True)
-@click.option("--threads", default=0, help="CPU threads; 0 leaves torch's choice.")
-def train(images: str, out: str, toolbox: str, precision: str, device: str, threads: int, **settings: Any) -> None:
-    """Train the toolchain agent. A killed run goes on where it stopped."""
+def _shared(command: _Command) -> _Command:
+    """The options of both commands."""
+    for option in (
+        click.option("--threads", default=0, help="CPU threads; 0 leaves torch's choice."),
+        click.option("--device", default="auto", show_default=True),
+        click.option("--seed", default=0, show_default=True),
+        click.option("--images", default="bundled", show_default=True, help="Clean images: a folder or a name."),
+    ):
+        command = option(command)
+    return command
+
+
+def _prepare(command: str, images: str, device: str, threads: int, given: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Where to compute, the images, and what the cards will say of all this."""
     where = find_device(device)
     keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)
-    tools = load_toolbox(toolbox, device=where, precision=precision)
     pool, validation = load_images(images, "train"), load_images(images, "validation")
-    config = DRQNConfig(**settings)
-    changed = [f" --{k.replace('_', '-')} {v}" for k, v in settings.items() if v != _DEFAULTS[k]]
-    card = {
-        "data": f"{Path(images).name}: {len(pool)} images train, {len(validation)} validate",
-        **provenance(f"restoration-env train agent --images {Path(images).name}" + "".join(changed), where),
-    }
+    words = f"{command} --images {Path(images).name}"
+    for name, value in given.items():
+        shown = Path(value).name if name.startswith("start") else value
+        words += f" --{name.replace('_', '-')} {shown}"
+    data = f"{Path(images).name}: {len(pool)} images train, {len(validation)} validate"
+    return where, pool, validation, {"data": data, **provenance(words, where)}
+
+
+def _shown(gains: Mapping[str, float]) -> str:
+    return "validation " + " ".join(f"{name} {gain:+.2f}" for name, gain in gains.items()) + " dB"
+
+
+@click.command()
+@_shared
+@click.option("--algo", type=click.Choice(sorted(_CONFIGS)), default="exact", show_default=True, help="How to learn.")
+@click.option("--out", default="runs/toolchain.safetensors", show_default=True, help="The weights to write.")
+@click.option("--toolbox", default="cnn12", show_default=True)
+@click.option("--episodes", type=int, help="Images to restore in training.  [default: 60000 drqn, 8000 exact]")
+@click.option("--severity", help="The damage to train on.  [default: mixed drqn, every exact]")
+@click.option("--max-steps", type=int, help="Actions of an episode.  [default: 3]")
+@click.option("--learning-rate", type=float, help="At the start.  [default: 0.0005 drqn, 0.001 exact]")
+@click.option("--updates", type=int, help="Updates a batch.  [default: 3 drqn, 6 exact]")
+@click.option("--start", help="An agent, by name or path, whose weights to start from.")
+@click.option("--epsilon-start", type=float, help="Share of random actions at the start (drqn).  [default: 1]")
+@click.option("--precision", default="float32", show_default=True, help="Of the tools: float32 or bfloat16.")
+def train(
+    algo: str,
+    images: str,
+    out: str,
+    toolbox: str,
+    precision: str,
+    device: str,
+    threads: int,
+    **settings: Any,
+) -> None:
+    """Train the toolchain agent, by deep recurrent Q-learning as published or on exact values.
+
+    A killed run goes on where it stopped.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
+    known = {field.name for field in fields(_CONFIGS[algo])}
+    for name in given:
+        if name not in known:
+            raise InvalidArgument(f"--{name.replace('_', '-')}", "an option of --algo drqn", f"--algo {algo}")
+    config = _CONFIGS[algo](**given)
+    words = {"algo": algo, "toolbox": toolbox, **{n: v for n, v in settings.items() if v is not None}}
+    where, pool, validation, card = _prepare("restoration-env train agent", images, device, threads, words)
+    tools = load_toolbox(toolbox, device=where, precision=precision)
     with progress_bar() as bar:
         task = bar.add_task("toolchain agent", total=config.episodes, note="")
 
-        def report(progress: DRQNProgress) -> None:
+        def report_drqn(progress: DRQNProgress) -> None:
             bar.update(task, completed=progress.episodes)
             if progress.validation_gain is not None:
-                bar.update(
-                    task,
-                    note=f"epsilon {progress.epsilon:.2f}, validation {progress.validation_gain:+.2f} dB",
-                )
+                note = f"epsilon {progress.epsilon:.2f}, validation {progress.validation_gain:+.2f} dB"
+                bar.update(task, note=note)
 
-        train_drqn(config, tools, pool, validation, out, device=where, report=report, card=card)
+        def report_exact(progress: ExactProgress) -> None:
+            bar.update(task, completed=progress.images)
+            if progress.validation is not None:
+                bar.update(task, note=_shown(progress.validation))
+
+        if isinstance(config, ExactConfig):
+            train_exact(config, tools, pool, validation, out, device=where, report=report_exact, card=card)
+        else:
+            train_drqn(config, tools, pool, validation, out, device=where, report=report_drqn, card=card)
+
+
+_JOINT: dict[str, Any] = {field.name: field.default for field in fields(JointConfig)}
+
+
+@click.command()
+@_shared
+@click.option("--out", default="runs/joint", show_default=True, help="Folder of weights, cards and the checkpoint.")
+@click.option("--toolbox", type=click.Choice(list(TOOLBOXES)), default="cnn12-joint", show_default=True)
+@click.option("--start-tools", default="cnn12", show_default=True, help="A toolbox of the same networks, or a folder.")
+@click.option("--start-agent", default="", help="An agent, by name or path; a new one if not given.")
+@click.option("--objective", type=click.Choice(sorted(OBJECTIVES)), default="psnr", show_default=True)
+@click.option("--iterations", default=_JOINT["iterations"], show_default=True, help="Batches of images.")
+@click.option("--batch", default=_JOINT["batch"], show_default=True, help="Images in each.")
+@click.option("--severity", default=_JOINT["severity"], show_default=True, help="The damage to train on.")
+@click.option("--learning-rate", default=_JOINT["learning_rate"], show_default=True, help="Of the tools, at its peak.")
+@click.option("--explore", default=_JOINT["explore"], show_default=True, help="Share of actions near the choice.")
+@click.option("--earlier", default=_JOINT["earlier"], show_default=True, help="Weight of the earlier steps.")
+@click.option("--branched", default=_JOINT["branched"], show_default=True, help="Images a batch for the agent.")
+def joint(
+    images: str,
+    out: str,
+    toolbox: str,
+    start_tools: str,
+    start_agent: str,
+    objective: str,
+    device: str,
+    threads: int,
+    **settings: Any,
+) -> None:
+    """Train tools and agent together: gradients through whole toolchains.
+
+    A killed run goes on where it stopped.
+    """
+    words = {"toolbox": toolbox, "start_tools": start_tools, "start_agent": start_agent, "objective": objective}
+    changed = {name: value for name, value in settings.items() if value != _JOINT[name]}
+    words = {name: value for name, value in {**words, **changed}.items() if value != ""}
+    where, pool, validation, card = _prepare("restoration-env train joint", images, device, threads, words)
+    folder = toolbox_specification(start_tools).folder if start_tools in TOOLBOXES else Path(start_tools)
+    tools = cnn_toolbox(toolbox, folder, device=where)
+    cards = {name: read_weights(folder / f"{name}.safetensors")[1] for name in NAMES}
+    if start_agent:
+        network = load_agent(start_agent, toolbox=tools, device=str(where)).network
+        network.scale_values(1.0 / UNIT)
+    else:
+        torch.manual_seed(settings["seed"])
+        network = ToolchainNetwork(len(tools)).to(where)
+    config = JointConfig(**settings)
+    with progress_bar() as bar:
+        task = bar.add_task(toolbox, total=config.iterations, note="")
+
+        def report(progress: JointProgress) -> None:
+            bar.update(task, completed=progress.iteration)
+            if progress.validation is not None:
+                bar.update(task, note=_shown(progress.validation))
+
+        aim = OBJECTIVES[objective]().to(where)
+        train_joint(
+            config,
+            tools,
+            network,
+            pool,
+            validation,
+            out,
+            objective=aim,
+            device=where,
+            report=report,
+            cards=cards,
+            card=card,
+        )

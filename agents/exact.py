@@ -1,0 +1,174 @@
+"""How the toolchain agent is trained on exact values: every tool run on every image at every step.
+
+The learner, and why it needs so few images, is in `restoration_env.agents.exact_values`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from restoration_env.agents.agent import ToolchainAgent, load_agent, save_agent
+from restoration_env.agents.exact_values import ExactValues
+from restoration_env.agents.network import UNIT, ToolchainNetwork
+from restoration_env.agents.validation import mean_gains, validation_batches
+from restoration_env.distortions import recipe
+from restoration_env.errors import check_at_least
+from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint
+from restoration_env.images import ImagePool, damaged_patches
+from restoration_env.toolbox import Toolbox
+
+
+@dataclass(frozen=True)
+class ExactConfig:
+    """Everything that decides the outcome of a training run, apart from images and tools.
+
+    Attributes:
+        episodes: damaged images to see; every tool is run on each, at every step.
+        batch: images side by side.
+        updates: updates after each batch.
+        sample: remembered episodes in an update.
+        memory: episodes remembered.
+        severity: the damage to train on.
+        max_steps: actions of an episode.
+        learning_rate: at the start; falls to a fiftieth along a cosine.
+        explore: share of actions drawn near the learner's choice instead of taking it.
+        temperature: in dB, how near.
+        closeness: in dB, how far behind the best an action may be before its value no longer matters.
+        start: an agent, by name or path, whose weights to start from, or "".
+        evaluate_every: batches between two validations.
+        validation_images: images of each severity in a validation.
+        seed: of the first weights and of everything random.
+    """
+
+    episodes: int = 8_000
+    batch: int = 8
+    updates: int = 6
+    sample: int = 32
+    memory: int = 20_000
+    severity: str = "every"
+    max_steps: int = 3
+    learning_rate: float = 1e-3
+    explore: float = 0.3
+    temperature: float = 0.5
+    closeness: float = 1.0
+    start: str = ""
+    evaluate_every: int = 100
+    validation_images: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        recipe(self.severity)
+        counts = {name: getattr(self, name) for name in ("episodes", "batch", "updates", "sample", "max_steps")}
+        check_at_least(1, **counts, evaluate_every=self.evaluate_every, validation_images=self.validation_images)
+        check_at_least(self.batch, memory=self.memory)
+
+
+@dataclass(frozen=True)
+class ExactProgress:
+    """What training reports after every batch; ``validation`` is the gain in dB for each severity."""
+
+    images: int
+    total: int
+    loss: float
+    validation: Mapping[str, float] | None
+
+
+def train_exact(
+    config: ExactConfig,
+    toolbox: Toolbox,
+    train: ImagePool,
+    validation: ImagePool,
+    path: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    checkpoint_seconds: float = 120.0,
+    report: Callable[[ExactProgress], None] = lambda progress: None,
+    card: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Train an agent on exact values, or go on where a killed run of the same configuration stopped.
+
+    Args:
+        config: how to train.
+        toolbox: what the actions do.
+        train: clean images to learn from.
+        validation: other clean images; the weights with the best gain on their damage are kept.
+        path: the safetensors file to write; the checkpoint stands beside it on the way.
+        device: where everything runs.
+        checkpoint_seconds: time between two checkpoints. The replay memory is not in them.
+        report: called after every batch.
+        card: further entries of the weights' card.
+
+    Returns:
+        The card of the finished weights.
+
+    Raises:
+        InvalidArgument: if there is a checkpoint of another configuration or toolbox.
+    """
+    path = Path(path)
+    checkpoint = path.with_suffix(".checkpoint")
+    torch.manual_seed(config.seed)
+    network = ToolchainNetwork(len(toolbox)).to(device)
+    if config.start:
+        network.load_state_dict(load_agent(config.start, toolbox=toolbox).network.state_dict())
+        network.scale_values(1.0 / UNIT)
+    agent = ToolchainAgent(network, toolbox, config.max_steps)
+    learner = ExactValues(
+        network,
+        max_steps=config.max_steps,
+        learning_rate=config.learning_rate,
+        memory=config.memory,
+        explore=config.explore,
+        temperature=config.temperature,
+        closeness=config.closeness,
+        seed=config.seed,
+    )
+    identity = {**asdict(config), "tools": ", ".join(toolbox.names)}
+    best_gain, best, seconds, history = -math.inf, network.state_dict(), 0.0, list[dict[str, float]]()
+    if checkpoint.exists():
+        state = load_checkpoint(checkpoint)
+        check_same_configuration(state["config"], identity)
+        learner.restore(state["learner"])
+        best_gain, best, seconds, history = (state[k] for k in ("best_gain", "best", "seconds", "history"))
+    train = train.fitting(network.patch_size)
+    held_out = validation_batches(validation, config.validation_images, network.patch_size, device)
+    damage, began, saved = recipe(config.severity), time.monotonic(), time.monotonic()
+    while learner.images < config.episodes:
+        share = learner.images / config.episodes
+        for group in learner.optimizer.param_groups:
+            group["lr"] = config.learning_rate * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * share)))
+        keys = torch.arange(config.batch) + (config.seed << 32) + learner.images
+        learner.visit(toolbox, *damaged_patches(train, keys, damage, network.patch_size, device=device))
+        loss = sum(learner.learn(config.sample) for _ in range(config.updates)) / config.updates
+        judged, done = None, learner.images >= config.episodes
+        if done or (learner.images // config.batch) % config.evaluate_every == 0:
+            judged = mean_gains(agent, held_out)
+            history.append({"images": learner.images, **{name: round(gain, 4) for name, gain in judged.items()}})
+            if sum(judged.values()) / len(judged) > best_gain:
+                best_gain = sum(judged.values()) / len(judged)
+                best = {name: value.clone() for name, value in network.state_dict().items()}
+        if time.monotonic() - saved > checkpoint_seconds:
+            seconds += time.monotonic() - began
+            began = saved = time.monotonic()
+            state = {"config": identity, "learner": learner.state(), "best": best, "best_gain": best_gain}
+            save_checkpoint(checkpoint, {**state, "seconds": seconds, "history": history})
+        report(ExactProgress(learner.images, config.episodes, loss, judged))
+    network.load_state_dict(best)
+    network.scale_values(UNIT)
+    facts = {
+        "training": {"algorithm": "exact values", **asdict(config)},
+        "seconds": round(seconds + time.monotonic() - began, 1),
+        "device": str(device),
+        "validation_gain_db": round(best_gain, 4),
+        "history": history,
+        **(card or {}),
+    }
+    save_agent(path, agent, facts)
+    checkpoint.unlink(missing_ok=True)
+    return facts

@@ -1,0 +1,212 @@
+"""Exact-value learning: at a visited state every tool is run, so the reward of every action is known exactly.
+
+The environment is deterministic and cheap to branch. Where Q-learning sees the reward of the one action it took,
+this runs all tools on the image and regresses the Q values of all actions at once. Only the value of what follows
+is still an estimate: the best Q value of the slowly following target network in each of the branches, and zero
+after the last step. So an image teaches as much as an episode for every action at every step would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from restoration_env.agents.network import UNIT, ToolchainNetwork
+from restoration_env.agents.replay import EpisodeReplay
+from restoration_env.metrics import psnr
+from restoration_env.toolbox import Toolbox
+
+
+class Labelled(NamedTuple):
+    """Visited states with the value of every action: N episodes of T steps.
+
+    Attributes:
+        images: uint8 (N, T, 3, H, W), what was seen.
+        last_actions: int64 (N, T), what had been done before it.
+        values: float32 (N, T, tools + 1), the return in dB of each action; 0 for stop, NaN where not known.
+        valid: bool (N, T), whether the episode came so far.
+    """
+
+    images: Tensor
+    last_actions: Tensor
+    values: Tensor
+    valid: Tensor
+
+
+class Step(NamedTuple):
+    """One step of a batch of episodes: what was seen, what was done, what it brought; a row for each episode."""
+
+    image: Tensor
+    last_action: Tensor
+    action: Tensor
+    reward: Tensor
+    going: Tensor
+
+
+def near_choice(q: Tensor, explore: float, temperature: float, generator: torch.Generator) -> Tensor:
+    """Actions (N,): the best by Q, or in a share ``explore`` one drawn by how good it seems.
+
+    ``temperature`` is in the units of ``q``. A twentieth of the drawn ones are uniform, so that no tool starves.
+    """
+    greedy = q.argmax(1)
+    chances = 0.95 * torch.softmax(q / temperature, 1) + 0.05 / q.shape[1]
+    drawn = torch.multinomial(chances.cpu(), 1, generator=generator)[:, 0].to(q.device)
+    explores = torch.rand(len(q), generator=generator).to(q.device) < explore
+    return torch.where(explores, drawn, greedy)
+
+
+class ExactValues:
+    """Learns the Q values of a network from branches.
+
+    Attributes:
+        network: the learner.
+        target: follows the learner slowly and values what comes after a branch.
+        images: how many images it has seen.
+    """
+
+    def __init__(
+        self,
+        network: ToolchainNetwork,
+        *,
+        max_steps: int = 3,
+        learning_rate: float = 1e-3,
+        memory: int = 2_000,
+        unit: float = UNIT,
+        explore: float = 0.3,
+        temperature: float = 0.5,
+        following: float = 0.99,
+        closeness: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        self.network, self.max_steps, self.unit = network, max_steps, unit
+        self.explore, self.temperature = explore, temperature / unit
+        self.following, self.closeness = following, closeness
+        self.target = ToolchainNetwork(network.tools, network.patch_size).to(network.q.weight.device)
+        self.target.load_state_dict(network.state_dict())
+        self.target.requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=1e-4)
+        self.replay: EpisodeReplay[Labelled] = EpisodeReplay(memory)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.images = 0
+
+    @torch.no_grad()
+    def visit(self, toolbox: Toolbox, clean: Tensor, damaged: Tensor) -> None:
+        """Play a batch near the learner's choice, running every tool at every step, and remember the values."""
+        n, device, steps = len(clean), clean.device, []
+        images, quality = damaged, psnr(damaged, clean)
+        last = torch.full((n,), toolbox.stop, device=device)
+        going = torch.ones(n, dtype=torch.bool, device=device)
+        own, theirs = self.network.initial_state(n), self.target.initial_state(n)
+        for left in range(self.max_steps - 1, -1, -1):
+            seen = eight_bit(images)
+            features = self.network.features(seen)
+            q, own = self.network.advance(features, last, own)
+            branches = torch.stack([tool(images) for tool in toolbox])  # (tools, N, 3, H, W)
+            qualities = torch.stack([psnr(branch, clean) for branch in branches])
+            values = qualities - quality
+            if left:
+                _, theirs = self.target(seen, last, theirs)
+                for action, branch in enumerate(branches):
+                    used = torch.full_like(last, action)
+                    following, _ = self.target(eight_bit(branch), used, theirs)
+                    values[action] += following.max(1).values.clamp_min(0.0) * self.unit
+            stop = torch.zeros(1, n, dtype=values.dtype, device=device)
+            steps.append((seen, last, torch.cat((values, stop)).T.float(), going))
+            actions = near_choice(q, self.explore, self.temperature, self.generator)
+            going = going & (actions != toolbox.stop)
+            taken, rows = actions.clamp_max(toolbox.stop - 1), torch.arange(n, device=device)
+            images = torch.where(going.view(-1, 1, 1, 1), branches[taken, rows], images)
+            quality = torch.where(going, qualities[taken, rows], quality)
+            last = torch.where(going, actions, last)
+        self.replay.add(Labelled(*(torch.stack(parts, 1) for parts in zip(*steps, strict=True))))
+        self.images += n
+
+    @torch.no_grad()
+    def remember(self, steps: Sequence[Step]) -> None:
+        """Remember a played batch, of which only the value of the actions taken is known.
+
+        Args:
+            steps: what was seen, the last action, the action taken, its reward in dB and whether the episode went
+                so far; a row of each for every episode of the batch.
+        """
+        n, device = len(steps[0].last_action), steps[0].image.device
+        q = unroll(
+            self.target,
+            torch.stack([step.image for step in steps], 1),
+            torch.stack([step.last_action for step in steps], 1),
+        )
+        parts = []
+        for number, step in enumerate(steps):
+            following = torch.zeros(n, device=device)
+            if number + 1 < len(steps):
+                best = q[:, number + 1].max(1).values.clamp_min(0.0) * self.unit
+                following = torch.where(steps[number + 1].going, best, 0.0)
+            values = torch.full((n, self.network.tools + 1), torch.nan, device=device)
+            values[torch.arange(n, device=device), step.action] = step.reward.float() + following
+            values[:, -1] = 0.0
+            parts.append((step.image, step.last_action, values, step.going))
+        self.replay.add(Labelled(*(torch.stack(columns, 1) for columns in zip(*parts, strict=True))))
+
+    def _turned(self, images: Tensor) -> Tensor:
+        """Images (..., H, W) mirrored and transposed at random, all alike: their values stay what they are."""
+        choice = torch.rand(3, generator=self.generator) < 0.5
+        images = images.transpose(-1, -2) if choice[0] else images
+        axes = [axis for axis, chosen in zip((-1, -2), choice[1:], strict=True) if chosen]
+        return images.flip(axes) if axes else images
+
+    def learn(self, count: int = 32) -> float:
+        """One update on remembered episodes; returns the loss."""
+        batch = self.replay.sample(count, self.generator)
+        q = unroll(self.network, self._turned(batch.images), batch.last_actions)[batch.valid]
+        goal = batch.values[batch.valid] / self.unit
+        known = torch.isfinite(goal)
+        goal = torch.where(known, goal, q.detach())
+        # What decides is which action is best, so actions far below the best need no exact value.
+        behind = (goal.max(1, keepdim=True).values - goal) * self.unit
+        weight = known * (0.05 + torch.exp(-behind / self.closeness))
+        loss = (weight * F.smooth_l1_loss(q, goal, reduction="none", beta=0.1)).sum(1).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+        for mine, theirs in zip(self.network.parameters(), self.target.parameters(), strict=True):
+            theirs.lerp_(mine.detach(), 1.0 - self.following)
+        return loss.item()
+
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs; the replay memory fills again."""
+        return {
+            "network": self.network.state_dict(),
+            "target": self.target.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "images": self.images,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self.network.load_state_dict(state["network"])
+        self.target.load_state_dict(state["target"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.images = state["images"]
+
+
+def eight_bit(images: Tensor) -> Tensor:
+    """What an agent sees of float images: uint8."""
+    return (images * 255.0).round().clamp(0.0, 255.0).to(torch.uint8)
+
+
+def unroll(network: ToolchainNetwork, images: Tensor, last_actions: Tensor) -> Tensor:
+    """Q values of every step of episodes, float (N, T, actions)."""
+    n, steps = last_actions.shape
+    features = network.features(images.flatten(0, 1)).view(n, steps, -1)
+    state, values = network.initial_state(n), []
+    for step in range(steps):
+        q, state = network.advance(features[:, step], last_actions[:, step], state)
+        values.append(q)
+    return torch.stack(values, 1)

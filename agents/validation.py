@@ -1,0 +1,34 @@
+"""How training judges an agent: its mean gain on held-out damage of each severity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from restoration_env.agents.agent import ToolchainAgent
+from restoration_env.agents.policies import roll_out
+from restoration_env.distortions import SEVERITY_RANGES, recipe
+from restoration_env.episodes import Episodes
+from restoration_env.images import ImagePool, damaged_patches
+
+
+def validation_batches(
+    pool: ImagePool, count: int, size: int, device: torch.device | str
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Clean and damaged patches of each severity, always the same."""
+    keys, pool = torch.arange(count), pool.fitting(size)
+    return {name: damaged_patches(pool, keys, recipe(name), size, device=device) for name in SEVERITY_RANGES}
+
+
+@torch.no_grad()
+def mean_gains(agent: ToolchainAgent, held_out: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """The greedy agent's mean gain in dB on each severity."""
+    gains = {}
+    for name, (clean, damaged) in held_out.items():
+        episodes = Episodes(agent.toolbox, max_steps=agent.max_steps)
+        episodes.begin(damaged, clean)
+        roll_out(agent, episodes)
+        gains[name] = (episodes.psnr - episodes.psnr_initial).mean().item()
+    return gains

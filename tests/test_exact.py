@@ -1,0 +1,122 @@
+"""Exact-value learning: what is known of every action, and training that can be killed."""
+
+import math
+
+import pytest
+import torch
+from helpers import STOP, TOOLS, tiny
+
+from restoration_env.agents.agent import load_agent
+from restoration_env.agents.exact import ExactConfig, train_exact
+from restoration_env.agents.exact_values import ExactValues, Step, near_choice
+from restoration_env.agents.network import ToolchainNetwork
+from restoration_env.episodes import Episodes
+from restoration_env.errors import InvalidArgument
+from restoration_env.images import load_images
+from restoration_env.metrics import psnr
+
+SIDE = 24
+
+
+def pair(count=4, seed=0, change=0.04):
+    """Clean images, and the same ones darker."""
+    clean = torch.rand(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed)) * 0.5 + 0.3
+    return clean, clean - change
+
+
+def learner(**settings):
+    torch.manual_seed(0)
+    return ExactValues(ToolchainNetwork(TOOLS, SIDE), **settings)
+
+
+def test_the_last_step_knows_every_reward_exactly():
+    values, (clean, damaged) = learner(max_steps=1), pair()
+    values.visit(tiny(), clean, damaged)
+    stored = values.replay.sample(32, torch.Generator().manual_seed(0))
+    rewards = torch.stack([psnr(tool(damaged), clean) - psnr(damaged, clean) for tool in tiny()], 1).float()
+    assert stored.values.shape == (32, 1, TOOLS + 1) and bool(stored.valid.all())
+    for row in stored.values[:, 0]:
+        assert row[STOP] == 0 and (rewards - row[:TOOLS]).abs().amax(1).min() < 1e-4
+
+
+def test_earlier_steps_add_the_best_that_the_target_expects():
+    values, (clean, damaged) = learner(max_steps=2, explore=0.0), pair(1)
+    with torch.no_grad():
+        values.target.q.weight.zero_()
+        values.target.q.bias.copy_(torch.tensor([0.3, 0.1, -1.0, 0.2]))  # at best 0.3 units, 3 dB
+    values.visit(tiny(), clean, damaged)
+    stored = values.replay.sample(1, torch.Generator())
+    reward = (psnr(tiny()["brighten"](damaged), clean) - psnr(damaged, clean)).item()
+    assert stored.values[0, 0, 0].item() == pytest.approx(reward + 3.0, abs=1e-4)
+    assert values.images == 1
+
+
+def test_a_stopped_episode_is_not_learned_from():
+    values, (clean, damaged) = learner(max_steps=3, explore=0.0), pair(2)
+    with torch.no_grad():
+        values.network.q.weight.zero_()
+        values.network.q.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 1.0]))
+    values.visit(tiny(), clean, damaged)
+    stored = values.replay.sample(8, torch.Generator().manual_seed(0))
+    assert stored.valid.tolist() == [[True, False, False]] * 8
+
+
+def test_of_a_played_chain_only_the_actions_taken_are_known():
+    values, (clean, damaged) = learner(max_steps=2), pair(3)
+    with torch.no_grad():
+        values.target.q.weight.zero_()
+        values.target.q.bias.fill_(0.5)
+    episodes, steps = Episodes(tiny(), max_steps=2), []
+    episodes.begin(damaged, clean)
+    for actions in (torch.tensor([0, 1, STOP]), torch.tensor([1, STOP, 0])):
+        seen, going = episodes.observation(), ~episodes.done
+        steps.append(Step(seen["image"], seen["last_action"], actions, episodes.step(actions), going))
+    values.remember(steps)
+    held = values.replay.sample(64, torch.Generator().manual_seed(0))
+    first = held.values[:, 0]
+    assert bool((first[:, STOP] == 0).all())
+    assert bool((torch.isfinite(first[:, :TOOLS]).sum(1) <= 1).all())
+    known = first[torch.isfinite(first[:, 0]), 0]
+    assert len(known) and torch.allclose(known, (steps[0].reward[0] + 5.0).float().expand(len(known)), atol=1e-4)
+    assert math.isfinite(values.learn(16))
+
+
+def test_near_the_choice():
+    q, generator = torch.tensor([[0.0, 1.0, 0.9, -5.0]]).repeat(4000, 1), torch.Generator().manual_seed(0)
+    assert bool((near_choice(q, 0.0, 0.1, generator) == 1).all())
+    counts = torch.bincount(near_choice(q, 1.0, 0.1, generator), minlength=4) / 4000
+    assert counts[1] > counts[2] > counts[0] and 0 < counts[3] < 0.05
+
+
+def config(**changes):
+    settings = {"episodes": 16, "batch": 4, "updates": 1, "sample": 4, "memory": 16, "max_steps": 1}
+    return ExactConfig(**{**settings, "evaluate_every": 4, "validation_images": 2, **changes})
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return load_images("bundled", "train"), load_images("bundled", "validation")
+
+
+def test_an_agent_is_trained_and_can_be_loaded(photos, tmp_path):
+    card = train_exact(config(), tiny(), *photos, tmp_path / "a.safetensors", card={"command": "by hand"})
+    assert card["history"][-1]["images"] == 16 and card["command"] == "by hand"
+    assert set(card["history"][-1]) == {"images", "mild", "moderate", "severe"}
+    agent = load_agent(tmp_path / "a.safetensors")
+    assert agent.toolbox.name == "tiny" and not list(tmp_path.glob("*.checkpoint"))
+
+
+def test_a_killed_run_goes_on_and_another_configuration_is_refused(photos, tmp_path):
+    def kill(progress):
+        if progress.images == 8:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train_exact(config(), tiny(), *photos, path, checkpoint_seconds=0.0, report=kill)
+    assert not path.exists()
+    with pytest.raises(InvalidArgument, match="seed was 0, is 1"):
+        train_exact(config(seed=1), tiny(), *photos, path)
+    seen = []
+    train_exact(config(), tiny(), *photos, path, report=lambda p: seen.append(p.images))
+    assert seen == [12, 16]

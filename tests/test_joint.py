@@ -1,0 +1,179 @@
+"""Joint training: gradients through whole chains into every tool used, and nowhere else."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from restoration_env.agents.agent import load_agent
+from restoration_env.agents.joint import JointConfig, JointRun, JointTrainingDiverged, train_joint
+from restoration_env.agents.network import ToolchainNetwork
+from restoration_env.agents.objectives import Decibels, Discriminator
+from restoration_env.errors import InvalidArgument
+from restoration_env.files import load_checkpoint, read_weights
+from restoration_env.images import load_images
+from restoration_env.registry import register_toolbox
+from restoration_env.toolbox import Tool, Toolbox
+
+SIDE = 24
+
+
+class Gain(torch.nn.Module):
+    """The image times a number, plus another."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.tensor(factor))
+        self.offset = torch.nn.Parameter(torch.tensor(0.0))
+
+    def forward(self, images):
+        return images * self.factor + self.offset
+
+
+def gains(*, device="cpu", precision="float32"):
+    return Toolbox("gains", [Tool(name, "", Gain(f)) for name, f in (("up", 1.02), ("down", 0.97), ("off", 0.5))])
+
+
+register_toolbox("gains", "test_joint:gains")
+
+
+def pair(count=6, seed=0):
+    clean = torch.rand(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed)) * 0.4 + 0.3
+    return clean, clean * 0.9
+
+
+def run_with(chain, **changes):
+    """A run whose agent takes this action at every step."""
+    torch.manual_seed(0)
+    network = ToolchainNetwork(3, SIDE)
+    with torch.no_grad():
+        network.q.weight.zero_()
+        network.q.bias.zero_()
+        network.q.bias[chain] = 1.0
+    settings = {"explore": 0.0, "branched": 0, "iterations": 50, "learning_rate": 1e-2, "earlier": 0.0, **changes}
+    return JointRun(JointConfig(**settings), gains(), network)
+
+
+def parameters(run, name):
+    return [value.detach().clone() for value in run.tools[name].parameters()]
+
+
+def test_only_the_tools_of_the_chain_learn():
+    run = run_with(chain=0)
+    before = {name: parameters(run, name) for name in ("up", "down", "off")}
+    run.step(*pair())
+    assert any((a != b).any() for a, b in zip(before["up"], parameters(run, "up"), strict=True))
+    for name in ("down", "off"):
+        assert all(torch.equal(a, b) for a, b in zip(before[name], parameters(run, name), strict=True))
+    assert run.used.tolist() == [18, 0, 0, 0]
+
+
+def test_the_gradient_goes_through_the_whole_chain_divided_by_use():
+    run, (clean, damaged) = run_with(chain=0), pair()
+    factor, offset = (p.detach().clone().requires_grad_() for p in run.tools["up"].parameters())
+    images = damaged
+    for _ in range(3):
+        images = images * factor + offset
+    (Decibels()(images, clean).sum() / 18).backward()  # six images, three uses each
+    run.step(clean, damaged)
+    expected = torch.stack([factor.grad, offset.grad])
+    expected *= min(1.0, 20.0 / expected.norm().item())  # as gradients are clipped
+    ours = torch.stack([parameter.grad for parameter in run.tools["up"].parameters()])
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_agent_that_stops_trains_nothing():
+    run = run_with(chain=3)
+    before = parameters(run, "up")
+    gain, _ = run.step(*pair())
+    assert gain == 0.0 and all(torch.equal(a, b) for a, b in zip(before, parameters(run, "up"), strict=True))
+
+
+def test_training_the_chain_raises_its_gain():
+    run = run_with(chain=0)
+    gained = [run.step(*pair())[0] for _ in range(50)]
+    assert gained[-1] > gained[0] + 10
+    assert all(v.isfinite().all() for v in run.average.values())
+
+
+def test_the_agent_learns_from_the_same_batches():
+    run = run_with(chain=1, branched=2, agent_every=1, agent_sample=8, memory=64, explore=0.5)
+    before = [p.detach().clone() for p in run.network.parameters()]
+    for _ in range(3):
+        run.step(*pair())
+    assert len(run.values.replay) == 3 * (6 + 2)
+    assert any((a != b).any() for a, b in zip(before, run.network.parameters(), strict=True))
+
+
+def small(**changes):
+    settings = {"iterations": 4, "batch": 2, "agent_sample": 2, "memory": 32, "evaluate_every": 2}
+    return JointConfig(**{**settings, "validation_images": 2, "max_steps": 2, **changes})
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return load_images("bundled", "train"), load_images("bundled", "validation")
+
+
+def test_tools_and_agent_are_written_with_their_story(photos, tmp_path):
+    cards = {"up": {"name": "up", "network": "gain", "licence": "MIT", "sha256": "abc", "command": "by hand"}}
+    train_joint(small(), gains(), ToolchainNetwork(3, SIDE), *photos, tmp_path, cards=cards, card={"data": "few"})
+    tensors, card = read_weights(tmp_path / "up.safetensors")
+    assert set(tensors) == {"factor", "offset"} and card["network"] == "gain" and card["data"] == "few"
+    assert card["started_from"]["sha256"] == "abc" and card["training"]["iterations_done"] == 4
+    agent = load_agent(tmp_path / "agent.safetensors")
+    assert agent.toolbox.name == "gains" and [row["iteration"] for row in agent.card["history"]] == [2, 4]
+    assert not (tmp_path / "joint.checkpoint").exists()
+
+
+def test_a_killed_run_goes_on_and_another_configuration_is_refused(photos, tmp_path):
+    def kill(progress):
+        if progress.iteration == 2:
+            raise KeyboardInterrupt
+
+    def start():
+        torch.manual_seed(0)
+        return gains(), ToolchainNetwork(3, SIDE)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_joint(small(), *start(), *photos, tmp_path, checkpoint_seconds=0.0, report=kill)
+    assert load_checkpoint(tmp_path / "joint.checkpoint")["iteration"] == 2
+    assert not list(tmp_path.glob("*.safetensors"))
+    with pytest.raises(InvalidArgument, match="batch was 2, is 3"):
+        train_joint(small(batch=3), *start(), *photos, tmp_path)
+    seen = []
+    train_joint(small(), *start(), *photos, tmp_path, report=lambda p: seen.append(p.iteration))
+    assert seen == [3, 4] and json.loads((tmp_path / "up.json").read_text())["uses"] >= 0
+
+
+def test_a_run_that_diverges_keeps_its_last_checkpoint(photos, tmp_path):
+    toolbox = gains()
+
+    def spoil(progress):
+        for tool in toolbox:
+            torch.nn.init.constant_(tool.function.offset, math.nan)
+
+    with pytest.raises(JointTrainingDiverged, match="diverged at iteration 1"):
+        train_joint(
+            small(severity="moderate", explore=0.0, branched=0),
+            toolbox,
+            always_up(),
+            *photos,
+            tmp_path,
+            checkpoint_seconds=0.0,
+            report=spoil,
+        )
+    assert load_checkpoint(tmp_path / "joint.checkpoint")["iteration"] == 1
+
+
+def always_up():
+    network = ToolchainNetwork(3, SIDE)
+    with torch.no_grad():
+        network.q.weight.zero_()
+        network.q.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))
+    return network
+
+
+def test_the_discriminator_judges_regions():
+    assert Discriminator(8)(torch.rand(2, 3, 64, 48)).shape == (2, 1, 8, 6)
