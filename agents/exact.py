@@ -17,6 +17,7 @@ import torch
 from restoration_env.agents.agent import ToolchainAgent, load_agent, save_agent
 from restoration_env.agents.exact_values import ExactValues
 from restoration_env.agents.network import UNIT, ToolchainNetwork
+from restoration_env.agents.pretraining import pretrain
 from restoration_env.agents.validation import mean_gains, validation_batches
 from restoration_env.distortions import recipe
 from restoration_env.errors import check_at_least
@@ -42,6 +43,8 @@ class ExactConfig:
         temperature: in dB, how near.
         closeness: in dB, how far behind the best an action may be before its value no longer matters.
         start: an agent, by name or path, whose weights to start from, or "".
+        pretraining: iterations in which the convolutions first learn to tell the strengths of damage
+            (`restoration_env.agents.pretraining`), on images that are not counted as episodes.
         evaluate_every: batches between two validations.
         validation_images: images of each severity in a validation.
         seed: of the first weights and of everything random.
@@ -59,6 +62,7 @@ class ExactConfig:
     temperature: float = 0.5
     closeness: float = 1.0
     start: str = ""
+    pretraining: int = 1_500
     evaluate_every: int = 100
     validation_images: int = 128
     seed: int = 0
@@ -136,9 +140,16 @@ def train_exact(
         check_same_configuration(state["config"], identity)
         learner.restore(state["learner"])
         best_gain, best, seconds, history = (state[k] for k in ("best_gain", "best", "seconds", "history"))
-    train = train.fitting(network.patch_size)
+    train, damage = train.fitting(network.patch_size), recipe(config.severity)
     held_out = validation_batches(validation, config.validation_images, network.patch_size, device)
-    damage, began, saved = recipe(config.severity), time.monotonic(), time.monotonic()
+    began = saved = time.monotonic()
+    if not checkpoint.exists() and config.pretraining:
+
+        def tell(iteration: int, error: float) -> None:
+            report(ExactProgress(0, config.episodes, error, None))
+
+        pretrain(network, train, damage, iterations=config.pretraining, seed=config.seed, device=device, report=tell)
+        learner.target.load_state_dict(network.state_dict())
     while learner.images < config.episodes:
         share = learner.images / config.episodes
         for group in learner.optimizer.param_groups:

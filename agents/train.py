@@ -70,6 +70,7 @@ def _shown(gains: Mapping[str, float]) -> str:
 @click.option("--max-steps", type=int, help="Actions of an episode.  [default: 3]")
 @click.option("--learning-rate", type=float, help="At the start.  [default: 0.0005 drqn, 0.001 exact]")
 @click.option("--updates", type=int, help="Updates a batch.  [default: 3 drqn, 6 exact]")
+@click.option("--pretraining", type=int, help="Iterations of telling damage apart first (exact).  [default: 1500]")
 @click.option("--start", help="An agent, by name or path, whose weights to start from.")
 @click.option("--epsilon-start", type=float, help="Share of random actions at the start (drqn).  [default: 1]")
 @click.option("--precision", default="float32", show_default=True, help="Of the tools: float32 or bfloat16.")
@@ -91,7 +92,7 @@ def train(
     known = {field.name for field in fields(_CONFIGS[algo])}
     for name in given:
         if name not in known:
-            raise InvalidArgument(f"--{name.replace('_', '-')}", "an option of --algo drqn", f"--algo {algo}")
+            raise InvalidArgument(f"--{name.replace('_', '-')}", "an option of the other algorithm", f"--algo {algo}")
     config = _CONFIGS[algo](**given)
     words = {"algo": algo, "toolbox": toolbox, **{n: v for n, v in settings.items() if v is not None}}
     where, pool, validation, card = _prepare("restoration-env train agent", images, device, threads, words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from restoration_env.agents.agent import load_agent
-from restoration_env.agents.policies import Policy, RandomPolicy, StopAtOnce
-from restoration_env.benchmarks.comparison import best_single_tool, evaluate
+from restoration_env.agents.policies import RandomPolicy, StopAtOnce
+from restoration_env.agents.reference import best_fixed_chain
+from restoration_env.benchmarks.comparison import Entry, Rows
+from restoration_env.benchmarks.comparison import compare as compare_on
 from restoration_env.benchmarks.gain_matrix import as_json, diagonal, draw_matrices, gain_matrix
 from restoration_env.benchmarks.published import load_published
 from restoration_env.benchmarks.suites import patch_suite
@@ -101,8 +104,10 @@ def gains(
 @_published
 @_json
 @click.option("--count", default=1000, show_default=True, help="Patches of each severity.")
-@click.option("--choose-on", default="bundled", show_default=True, help="Other images, to choose the single tool.")
-@click.option("--agent", default="toolchain", show_default=True, help="The agent to measure: a name or a path.")
+@click.option("--choose-on", default="bundled", show_default=True, help="Other images, to choose fixed chains.")
+@click.option("--agent", "agents", multiple=True, default=["toolchain"], help="A name or a path; may be repeated.")
+@click.option("--chains", default=1, show_default=True, help="The longest fixed chain to search (1, 2 or 3 tools).")
+@click.option("--oracle", type=click.Choice(["greedy", "exhaustive", "none"]), default="greedy", show_default=True)
 def compare(
     images: str,
     split: str,
@@ -110,53 +115,80 @@ def compare(
     json_path: str | None,
     count: int,
     choose_on: str,
-    agent: str,
+    agents: tuple[str, ...],
+    chains: int,
+    oracle: str,
 ) -> None:
-    """Measure policies on mild, moderate and severe damage: input, random, best single tool, agent."""
-    ours = load_agent(agent)
-    tools = ours.toolbox
-    single = best_single_tool(tools, patch_suite(choose_on, "train", recipe("moderate"), 500))
-    policies: list[Policy] = [StopAtOnce(tools), RandomPolicy(tools), single, ours]
-    entries = [(policy, tools) for policy in policies]
-    if published:
-        theirs = load_published(published)
-        entries.append((theirs, theirs.toolbox))
-    suites: dict[str, Any] = {}
-    with progress_bar() as bar:
-        task = bar.add_task("suites", total=len(SEVERITY_RANGES) * len(entries), note="")
-        for severity in SEVERITY_RANGES:
-            suite = patch_suite(images, split, recipe(severity), count)
-            rows = []
-            for policy, toolbox in entries:
-                bar.update(task, note=f"{severity}: {policy.name}")
-                rows.append(evaluate(policy, toolbox, suite))
-                bar.advance(task)
-            suites[severity] = {
-                "patches": count,
-                "images": suite.source,
-                "sha256": suite.digest,
-                "rows": rows,
-            }
+    """Measure policies on mild, moderate and severe damage, and their regret to the oracle of their tools.
+
+    With --json, a comparison that was interrupted goes on where it stopped.
+    """
+    entries = list(_entries(agents, published, choose_on, chains))
     options = {
         "images": images,
         "split": split,
         "count": count,
         "choose_on": choose_on,
+        "agent": ",".join(Path(agent).stem for agent in agents),
+        "chains": chains,
+        "oracle": oracle,
         "published": published,
     }
-    if json_path:
-        write_json(json_path, {**provenance(_command("compare", **options)), "suites": suites})
+    made = provenance(_command("compare", **options))
+    weights = [getattr(entry.policy, "card", {}).get("sha256") for entry in entries]
+    part = Path(f"{json_path}.part") if json_path else None
+    rows = Rows(part, json.dumps([made["command"], made["commit"], weights]))
+    suites: dict[str, Any] = {}
+    with progress_bar() as bar:
+        boxes = len({entry.toolbox.name for entry in entries}) if oracle != "none" else 0
+        task = bar.add_task("suites", total=len(SEVERITY_RANGES) * (len(entries) + boxes), note="")
+
+        def note(text: str) -> None:
+            bar.update(task, note=text)
+            bar.advance(task)
+
+        for severity in SEVERITY_RANGES:
+            suite = patch_suite(images, split, recipe(severity), count)
+            facts = {"patches": count, "images": suite.source, "sha256": suite.digest}
+            suites[severity] = {**facts, "rows": compare_on(entries, suite, rows, oracle=oracle, note=note)}
+    if json_path and part:
+        write_json(json_path, {**made, "suites": suites})
+        part.unlink(missing_ok=True)
     Console().print(comparison_table(suites))
+
+
+def _entries(agents: Sequence[str], published: str | None, choose_on: str, chains: int) -> Iterator[Entry]:
+    """The input, chance and fixed chains with the first agent's tools, the agents, the published system."""
+    loaded = [load_agent(agent) for agent in agents]
+    tools = loaded[0].toolbox
+    yield Entry("input", StopAtOnce(tools), tools)
+    yield Entry("random", RandomPolicy(tools), tools)
+    if chains:
+        chosen_on = patch_suite(choose_on, "train", recipe("any"), 200)
+        for length in range(1, chains + 1):
+            width = None if length == 1 else 6
+            chain = best_fixed_chain(tools, chosen_on.clean, chosen_on.damaged, length=length, width=width)
+            yield Entry(chain.name, chain, tools, len(chosen_on.clean))
+    for name, agent in zip(agents, loaded, strict=True):
+        training = agent.card.get("training", {})
+        seen = training.get("episodes_done", training.get("episodes"))
+        yield Entry(f"{Path(name).stem} ({agent.toolbox.name})", agent, agent.toolbox, seen, agent.card.get("seconds"))
+    if published:
+        theirs = load_published(published)
+        yield Entry(theirs.name, theirs, theirs.toolbox)
 
 
 def comparison_table(suites: dict[str, Any]) -> Table:
     """Gain, harm and tools used of each policy on each severity."""
-    table = Table(title="PSNR gain over the input in dB (share of images harmed, mean number of tools)")
+    table = Table(title="PSNR gain over the input in dB (share of the oracle's gain, harmed images, mean tools)")
     table.add_column("policy")
     for severity, suite in suites.items():
         table.add_column(f"{severity}\ninput {suite['rows'][0]['psnr_in']:.2f}", justify="right")
     for group in zip(*(suite["rows"] for suite in suites.values()), strict=True):
-        cells = [f"{row['gain']:+.2f} ({row['harmed']:.0%}, {row['mean_tools']:.1f})" for row in group]
+        cells = [
+            f"{row['gain']:+.2f} ({row.get('captured') or 0:.0%}, {row['harmed']:.1%}, {row['mean_tools']:.1f})"
+            for row in group
+        ]
         table.add_row(group[0]["policy"], *cells)
     return table
 

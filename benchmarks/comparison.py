@@ -1,23 +1,113 @@
-"""Policies side by side on the same suites: PSNR, gain, harm and tools used."""
+"""Policies side by side on the same suites: PSNR, gain, regret to the oracle of their tools, harm, tools used."""
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from restoration_env.agents.policies import FixedChain, Policy, roll_out
+from restoration_env.agents.oracles import OracleResult, exhaustive, greedy
+from restoration_env.agents.policies import Policy, roll_out
 from restoration_env.benchmarks.suites import Suite
 from restoration_env.episodes import NO_ACTION, Episodes
-from restoration_env.metrics import psnr
+from restoration_env.files import replacing
 from restoration_env.toolbox import Toolbox
 
+ORACLES: dict[str, Callable[..., OracleResult]] = {"greedy": greedy, "exhaustive": exhaustive}
 _BATCH = 128
+Row = dict[str, Any]
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A policy in the comparison: what it is called there, and what it cost to train."""
+
+    label: str
+    policy: Policy
+    toolbox: Toolbox
+    training_images: int | None = None
+    training_seconds: float | None = None
+
+
+class Rows:
+    """Rows that were measured, kept on disk as they come, so that an interrupted comparison goes on.
+
+    Args:
+        path: a file beside the result, one JSON object a line; None keeps nothing.
+        identity: what must be the same for a row to count: command, commit, weights.
+    """
+
+    def __init__(self, path: Path | None, identity: str) -> None:
+        self.path, self.identity = path, identity
+        self.rows: dict[str, Row] = {}
+        if path is not None and path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                held = json.loads(line)
+                if held["identity"] == identity:
+                    self.rows[held["key"]] = held["row"]
+
+    def measured(self, key: str, measure: Callable[[], Row]) -> Row:
+        """The row of this key, measured now if it is not there yet."""
+        if key not in self.rows:
+            self.rows[key] = measure()
+            if self.path is not None:
+                lines = [json.dumps({"identity": self.identity, "key": k, "row": row}) for k, row in self.rows.items()]
+                with replacing(self.path) as temporary:
+                    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return self.rows[key]
+
+
+def compare(
+    entries: Sequence[Entry], suite: Suite, rows: Rows, *, oracle: str = "greedy", note: Note = lambda text: None
+) -> list[Row]:
+    """All rows of one suite: every entry, then the oracle of each toolbox, and everyone's regret to it.
+
+    Args:
+        entries: what to compare.
+        suite: on what.
+        rows: what is known already.
+        oracle: "greedy", "exhaustive" or "none".
+        note: told what is measured now.
+    """
+    table = []
+    for entry in entries:
+        note(entry.label)
+        row = rows.measured(f"{suite.digest} {entry.label}", lambda e=entry: evaluate(e.policy, e.toolbox, suite))
+        cost = {"training_images": entry.training_images, "training_seconds": entry.training_seconds}
+        table.append({**row, "policy": entry.label, **cost})
+    if oracle == "none":
+        return table
+    oracles = {}
+    for toolbox in {entry.toolbox.name: entry.toolbox for entry in entries}.values():
+        label = f"{oracle} oracle of {toolbox.name}"
+        note(label)
+        key = f"{suite.digest} {label}"
+        oracles[toolbox.name] = rows.measured(key, lambda t=toolbox: evaluate_oracle(oracle, t, suite))
+    for row in table:
+        best = oracles[row["toolbox"]]["gain"]
+        row["regret"] = round(best - row["gain"], 4)
+        row["captured"] = round(row["gain"] / best, 4) if best > 0 else None
+    return table + [{**row, "regret": 0.0, "captured": 1.0} for row in oracles.values()]
+
+
+def evaluate_oracle(kind: str, toolbox: Toolbox, suite: Suite) -> Row:
+    """One row of the table: an oracle, which sees the clean images."""
+    began = time.perf_counter()
+    found = ORACLES[kind](toolbox, suite.clean, suite.damaged)
+    used = (found.toolchains != NO_ACTION).sum(1).double()
+    seconds = time.perf_counter() - began
+    return _row(f"{kind} oracle of {toolbox.name}", toolbox, found.psnr - found.gain, found.psnr, used, seconds)
 
 
 @torch.no_grad()
-def evaluate(policy: Policy, toolbox: Toolbox, suite: Suite, *, max_steps: int = 3) -> dict[str, Any]:
+def evaluate(policy: Policy, toolbox: Toolbox, suite: Suite, *, max_steps: int = 3) -> Row:
     """One row of the table: a policy on a suite."""
     began = time.perf_counter()
     before, after, used = [], [], []
@@ -30,10 +120,14 @@ def evaluate(policy: Policy, toolbox: Toolbox, suite: Suite, *, max_steps: int =
         after.append(episodes.psnr)
         taken = (episodes.toolchain != NO_ACTION) & (episodes.toolchain != toolbox.stop)
         used.append(taken.sum(1).double())
-    psnr_in, psnr_out, tools = torch.cat(before), torch.cat(after), torch.cat(used)
+    seconds = time.perf_counter() - began
+    return _row(policy.name, toolbox, torch.cat(before), torch.cat(after), torch.cat(used), seconds)
+
+
+def _row(name: str, toolbox: Toolbox, psnr_in: Tensor, psnr_out: Tensor, tools: Tensor, seconds: float) -> Row:
     gain = psnr_out - psnr_in
     return {
-        "policy": policy.name,
+        "policy": name,
         "toolbox": toolbox.name,
         "psnr_in": round(psnr_in.mean().item(), 4),
         "psnr_out": round(psnr_out.mean().item(), 4),
@@ -41,19 +135,5 @@ def evaluate(policy: Policy, toolbox: Toolbox, suite: Suite, *, max_steps: int =
         "standard_error": round(gain.std().item() / len(gain) ** 0.5, 4),
         "harmed": round((gain < -1e-6).double().mean().item(), 4),
         "mean_tools": round(tools.mean().item(), 3),
-        "ms_per_image": round(1000 * (time.perf_counter() - began) / len(gain), 2),
+        "ms_per_image": round(1000 * seconds / len(gain), 2),
     }
-
-
-@torch.no_grad()
-def best_single_tool(toolbox: Toolbox, suite: Suite) -> FixedChain:
-    """The tool with the highest mean gain on a suite, which must not be the one it is judged on."""
-    start = psnr(suite.damaged, suite.clean).mean()
-    gains = {}
-    for tool in toolbox:
-        restored = torch.cat([tool(part) for part in suite.damaged.split(32)])
-        gains[tool.name] = (psnr(restored, suite.clean).mean() - start).item()
-    best = max(gains, key=lambda name: gains[name])
-    policy = FixedChain(toolbox, [best])
-    policy.name = f"best single tool ({best})"
-    return policy

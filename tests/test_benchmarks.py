@@ -9,7 +9,7 @@ import torch
 from helpers import tiny
 
 from restoration_env.agents.policies import FixedChain, StopAtOnce
-from restoration_env.benchmarks.comparison import best_single_tool, evaluate
+from restoration_env.benchmarks.comparison import Entry, Rows, compare, evaluate
 from restoration_env.benchmarks.gain_matrix import diagonal, draw_matrices, gain_matrix
 from restoration_env.benchmarks.published import load_published
 from restoration_env.benchmarks.readme import RESULTS, ROOT, with_tables
@@ -71,11 +71,27 @@ def test_a_row_of_the_comparison_is_what_the_policy_did(suite):
     assert row["mean_tools"] == 1
 
 
-def test_the_best_single_tool_is_the_best(suite):
+def test_a_comparison_knows_the_regret_to_the_oracle_and_goes_on_where_it_stopped(suite, tmp_path, monkeypatch):
     toolbox = tiny()
-    chosen = evaluate(best_single_tool(toolbox, suite), toolbox, suite)["gain"]
-    each = [evaluate(FixedChain(toolbox, [name]), toolbox, suite)["gain"] for name in toolbox.names]
-    assert chosen == max(each)
+    entries = [
+        Entry("input", StopAtOnce(toolbox), toolbox),
+        Entry("blur", FixedChain(toolbox, ["blur"]), toolbox, 5, 1.5),
+    ]
+    rows = Rows(tmp_path / "result.json.part", "one")
+    table = compare(entries, suite, rows, oracle="exhaustive")
+    assert [row["policy"] for row in table] == ["input", "blur", "exhaustive oracle of tiny"]
+    best = table[-1]["gain"]
+    assert [row["regret"] for row in table] == pytest.approx([best - row["gain"] for row in table], abs=1e-3)
+    assert table[1]["training_images"] == 5 and table[1]["training_seconds"] == 1.5
+    assert table[2]["gain"] >= max(0.0, table[1]["gain"])
+
+    def forbidden(*args, **kwargs):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr("restoration_env.benchmarks.comparison.evaluate", forbidden)
+    assert compare(entries, suite, Rows(tmp_path / "result.json.part", "one"), oracle="exhaustive") == table
+    with pytest.raises(AssertionError, match="measured again"):
+        compare(entries, suite, Rows(tmp_path / "result.json.part", "another command"), oracle="exhaustive")
 
 
 def test_the_published_weights_are_refused_when_they_are_none(tmp_path):

@@ -10,6 +10,8 @@ from restoration_env.agents.agent import load_agent
 from restoration_env.agents.exact import ExactConfig, train_exact
 from restoration_env.agents.exact_values import ExactValues, Step, near_choice
 from restoration_env.agents.network import ToolchainNetwork
+from restoration_env.agents.pretraining import pretrain, strengths
+from restoration_env.distortions import recipe
 from restoration_env.episodes import Episodes
 from restoration_env.errors import InvalidArgument
 from restoration_env.images import load_images
@@ -90,7 +92,7 @@ def test_near_the_choice():
 
 def config(**changes):
     settings = {"episodes": 16, "batch": 4, "updates": 1, "sample": 4, "memory": 16, "max_steps": 1}
-    return ExactConfig(**{**settings, "evaluate_every": 4, "validation_images": 2, **changes})
+    return ExactConfig(**{**settings, "pretraining": 2, "evaluate_every": 4, "validation_images": 2, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -119,4 +121,19 @@ def test_a_killed_run_goes_on_and_another_configuration_is_refused(photos, tmp_p
         train_exact(config(seed=1), tiny(), *photos, path)
     seen = []
     train_exact(config(), tiny(), *photos, path, report=lambda p: seen.append(p.images))
-    assert seen == [12, 16]
+    assert seen == [12, 16]  # and no pretraining again
+
+
+def test_pretraining_learns_what_damage_an_image_has(photos):
+    torch.manual_seed(0)
+    network, errors = ToolchainNetwork(TOOLS, 32), []
+    q = network.q.weight.clone()
+    pretrain(network, photos[0], recipe("noise"), iterations=40, batch=16, report=lambda i, e: errors.append(e))
+    assert sum(errors[-10:]) < 0.7 * sum(errors[:10]) and torch.equal(network.q.weight, q)
+
+
+def test_strengths_are_what_the_recipe_draws():
+    keys = torch.arange(50)
+    none, some = strengths(recipe("blur"), keys), strengths(recipe("severe"), keys)
+    assert bool((none[:, 1:] == 0).all()) and bool((none[:, 0] <= 1).all())
+    assert bool((some >= 0).all()) and some.max() <= 1.001 and some.mean() > 0.4
