@@ -37,7 +37,9 @@ def _command(name: str, **options: Any) -> str:
     """The command line with folders shortened to their names, so that it reads the same on every machine."""
     words = ["restoration-env", name]
     for option, value in options.items():
-        if value is not None:
+        if value is True:
+            words.append(f"--{option.replace('_', '-')}")
+        elif value is not None and value is not False:
             text = Path(value).name if option in ("images", "published", "choose_on") else value
             words += [f"--{option.replace('_', '-')}", str(text)]
     return " ".join(words)
@@ -108,6 +110,7 @@ def gains(
 @click.option("--agent", "agents", multiple=True, default=["toolchain"], help="A name or a path; may be repeated.")
 @click.option("--chains", default=1, show_default=True, help="The longest fixed chain to search (1, 2 or 3 tools).")
 @click.option("--oracle", type=click.Choice(["greedy", "exhaustive", "none"]), default="greedy", show_default=True)
+@click.option("--looks", is_flag=True, help="Also measure LPIPS.")
 def compare(
     images: str,
     split: str,
@@ -118,6 +121,7 @@ def compare(
     agents: tuple[str, ...],
     chains: int,
     oracle: str,
+    looks: bool,
 ) -> None:
     """Measure policies on mild, moderate and severe damage, and their regret to the oracle of their tools.
 
@@ -133,6 +137,7 @@ def compare(
         "chains": chains,
         "oracle": oracle,
         "published": published,
+        "looks": looks,
     }
     made = provenance(_command("compare", **options))
     weights = [getattr(entry.policy, "card", {}).get("sha256") for entry in entries]
@@ -150,7 +155,10 @@ def compare(
         for severity in SEVERITY_RANGES:
             suite = patch_suite(images, split, recipe(severity), count)
             facts = {"patches": count, "images": suite.source, "sha256": suite.digest}
-            suites[severity] = {**facts, "rows": compare_on(entries, suite, rows, oracle=oracle, note=note)}
+            suites[severity] = {
+                **facts,
+                "rows": compare_on(entries, suite, rows, oracle=oracle, looks=looks, note=note),
+            }
     if json_path and part:
         write_json(json_path, {**made, "suites": suites})
         part.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from restoration_env.agents.policies import Policy, roll_out
 from restoration_env.benchmarks.suites import Suite
 from restoration_env.episodes import NO_ACTION, Episodes
 from restoration_env.files import replacing
+from restoration_env.perceptual import lpips
 from restoration_env.toolbox import Toolbox
 
 ORACLES: dict[str, Callable[..., OracleResult]] = {"greedy": greedy, "exhaustive": exhaustive}
@@ -65,7 +66,13 @@ class Rows:
 
 
 def compare(
-    entries: Sequence[Entry], suite: Suite, rows: Rows, *, oracle: str = "greedy", note: Note = lambda text: None
+    entries: Sequence[Entry],
+    suite: Suite,
+    rows: Rows,
+    *,
+    oracle: str = "greedy",
+    looks: bool = False,
+    note: Note = lambda text: None,
 ) -> list[Row]:
     """All rows of one suite: every entry, then the oracle of each toolbox, and everyone's regret to it.
 
@@ -74,12 +81,14 @@ def compare(
         suite: on what.
         rows: what is known already.
         oracle: "greedy", "exhaustive" or "none".
+        looks: also measure LPIPS (AlexNet) against the clean images.
         note: told what is measured now.
     """
     table = []
     for entry in entries:
         note(entry.label)
-        row = rows.measured(f"{suite.digest} {entry.label}", lambda e=entry: evaluate(e.policy, e.toolbox, suite))
+        key = f"{suite.digest} {entry.label}"
+        row = rows.measured(key, lambda e=entry: evaluate(e.policy, e.toolbox, suite, looks=looks))
         cost = {"training_images": entry.training_images, "training_seconds": entry.training_seconds}
         table.append({**row, "policy": entry.label, **cost})
     if oracle == "none":
@@ -107,10 +116,10 @@ def evaluate_oracle(kind: str, toolbox: Toolbox, suite: Suite) -> Row:
 
 
 @torch.no_grad()
-def evaluate(policy: Policy, toolbox: Toolbox, suite: Suite, *, max_steps: int = 3) -> Row:
-    """One row of the table: a policy on a suite."""
+def evaluate(policy: Policy, toolbox: Toolbox, suite: Suite, *, max_steps: int = 3, looks: bool = False) -> Row:
+    """One row of the table: a policy on a suite, with LPIPS if ``looks``."""
     began = time.perf_counter()
-    before, after, used = [], [], []
+    before, after, used, distances = [], [], [], []
     for start in range(0, len(suite.clean), _BATCH):
         rows = slice(start, start + _BATCH)
         episodes = Episodes(toolbox, max_steps=max_steps)
@@ -120,8 +129,11 @@ def evaluate(policy: Policy, toolbox: Toolbox, suite: Suite, *, max_steps: int =
         after.append(episodes.psnr)
         taken = (episodes.toolchain != NO_ACTION) & (episodes.toolchain != toolbox.stop)
         used.append(taken.sum(1).double())
+        if looks:
+            distances.append(lpips(episodes.images.clamp(0.0, 1.0), suite.clean[rows]))
     seconds = time.perf_counter() - began
-    return _row(policy.name, toolbox, torch.cat(before), torch.cat(after), torch.cat(used), seconds)
+    row = _row(policy.name, toolbox, torch.cat(before), torch.cat(after), torch.cat(used), seconds)
+    return {**row, "lpips": round(torch.cat(distances).mean().item(), 4)} if looks else row
 
 
 def _row(name: str, toolbox: Toolbox, psnr_in: Tensor, psnr_out: Tensor, tools: Tensor, seconds: float) -> Row:

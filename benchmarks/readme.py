@@ -13,21 +13,32 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def policies_table(result: dict[str, Any]) -> str:
-    """Gain of each policy on each severity, as Markdown."""
+    """Gain and harm of each policy on each severity, as Markdown."""
     suites = result["suites"]
     patches = next(iter(suites.values()))["patches"]
     lines = [
-        "| PSNR gain in dB | " + " | ".join(suites) + " |",
-        "|---|" + "---|" * len(suites),
-        "| *PSNR of the input* | " + " | ".join(f"*{s['rows'][0]['psnr_in']:.2f}*" for s in suites.values()) + " |",
+        "| PSNR gain in dB | " + " | ".join(suites) + " | harmed | tools | training images |",
+        "|---|" + "---|" * (len(suites) + 3),
+        "| *PSNR of the input* | "
+        + " | ".join(f"*{s['rows'][0]['psnr_in']:.2f}*" for s in suites.values())
+        + " | | | |",
     ]
     for rows in zip(*(suite["rows"] for suite in suites.values()), strict=True):
         if rows[0]["policy"] == "input":
             continue
         cells = [f"{row['gain']:+.2f} ± {row['standard_error']:.2f}" for row in rows]
-        lines.append(f"| {rows[0]['policy']} | " + " | ".join(cells) + " |")
+        harmed = " / ".join(f"{100 * row['harmed']:.1f}" for row in rows) + " %"
+        tools = " / ".join(f"{row['mean_tools']:.1f}" for row in rows)
+        seen = rows[0].get("training_images")
+        lines.append(
+            f"| {rows[0]['policy']} | {' | '.join(cells)} | {harmed} | {tools} | {f'{seen:,}' if seen else ''} |"
+        )
     images = next(iter(suites.values()))["images"]
-    lines += ["", f"{patches:,} patches of 63x63 for each severity, from {images}; mean ± standard error."]
+    lines += [
+        "",
+        f"{patches:,} patches of 63x63 for each severity, from {images}; mean ± standard error. Harmed: the share of "
+        f"images made worse; tools: how many were used; both for {', '.join(suites)}. An oracle sees the clean image.",
+    ]
     return "\n".join(lines)
 
 

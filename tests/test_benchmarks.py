@@ -71,6 +71,13 @@ def test_a_row_of_the_comparison_is_what_the_policy_did(suite):
     assert row["mean_tools"] == 1
 
 
+def test_looks_are_measured_when_asked_for(suite):
+    toolbox = tiny()
+    looks = {name: evaluate(FixedChain(toolbox, [name]), toolbox, suite, looks=True)["lpips"] for name in toolbox.names}
+    assert looks["darken"] > looks["blur"] > 0  # the blur takes away noise
+    assert "lpips" not in evaluate(StopAtOnce(toolbox), toolbox, suite)
+
+
 def test_a_comparison_knows_the_regret_to_the_oracle_and_goes_on_where_it_stopped(suite, tmp_path, monkeypatch):
     toolbox = tiny()
     entries = [

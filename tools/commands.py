@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from restoration_env.files import read_weights
 from restoration_env.images import load_images
 from restoration_env.provenance import provenance
 from restoration_env.tools.catalogue import CATALOGUE, NAMES, toolbox_specification
-from restoration_env.tools.lessons import lessons
+from restoration_env.tools.lessons import lessons, lessons_done
 from restoration_env.tools.training import Progress, TrainingConfig, train_tool
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(TrainingConfig)}
@@ -61,7 +61,7 @@ def train(
         f" --{name.replace('_', '-')} {value!r}" for name, value in changes.items() if value != _DEFAULTS[name]
     )
     with progress_bar() as bar:
-        for config in configs[_finished(configs, Path(out)) :]:
+        for config in configs[lessons_done(configs, Path(out)) :]:
             task = bar.add_task(config.tool, total=config.iterations, note="")
 
             def report(progress: Progress, task: Any = task) -> None:
@@ -71,19 +71,6 @@ def train(
 
             card = {"data": data, **provenance(command, where)}
             train_tool(config, pool, validation, out, device=where, report=report, card=card)
-
-
-def _finished(configs: list[TrainingConfig], out: Path) -> int:
-    """How many lessons an earlier, killed run of the same command has behind it."""
-    done = 0
-    for number, config in enumerate(configs, 1):
-        card = out / f"{config.tool}.json"
-        if card.exists():
-            training = json.loads(card.read_text(encoding="utf-8"))["training"]
-            training.pop("iterations_done", None)
-            if training == asdict(config):
-                done = number
-    return done
 
 
 @click.command()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from restoration_env.errors import UnknownName
@@ -75,8 +77,14 @@ MODERN_RECIPE = tuple(
 RECIPES = {"cnn12": RECIPE, "cnn12-modern": MODERN_RECIPE}
 
 
-def lessons(tools: Sequence[str], toolbox: str = "cnn12", **changes: Any) -> list[TrainingConfig]:
+def lessons(tools: Sequence[str], toolbox: str = "cnn12", times: float = 1.0, **changes: Any) -> list[TrainingConfig]:
     """The configurations that train the tools of these names alone, in order, with changes.
+
+    Args:
+        tools: names of the table.
+        toolbox: a toolbox with a recipe.
+        times: multiplies the recipe's iterations.
+        changes: settings that replace the recipe's.
 
     Raises:
         UnknownName: for an unknown tool, or a toolbox whose tools are not trained alone.
@@ -85,4 +93,19 @@ def lessons(tools: Sequence[str], toolbox: str = "cnn12", **changes: Any) -> lis
         raise UnknownName("toolbox of tools trained alone", toolbox, RECIPES)
     names = {specification(name).name for name in tools}
     rows = [asdict(lesson) for lesson in RECIPES[toolbox] if lesson.tool in names]
+    for row in rows:
+        row["iterations"] = max(1, round(row["iterations"] * times))
     return [TrainingConfig(**{**row, "toolbox": toolbox, **changes}) for row in rows]
+
+
+def lessons_done(configs: Sequence[TrainingConfig], folder: Path) -> int:
+    """How many lessons an earlier, killed run of the same ones has behind it, by the cards in a folder."""
+    done = 0
+    for number, config in enumerate(configs, 1):
+        card = folder / f"{config.tool}.json"
+        if card.exists():
+            training = json.loads(card.read_text(encoding="utf-8"))["training"]
+            training.pop("iterations_done", None)
+            if training == asdict(config):
+                done = number
+    return done
