@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from restoration_env.agents.network import State, ToolchainNetwork
+from restoration_env.agents.network import State, ToolchainNetwork, build_network
 from restoration_env.agents.policies import Restorations, restore_batch
 from restoration_env.devices import find_device
 from restoration_env.episodes import Episodes
@@ -135,7 +136,8 @@ def _spread(side: int, size: int, most: int) -> list[int]:
 
 def agent_names(folder: Path = WEIGHTS) -> tuple[str, ...]:
     """The agents that ship in the package."""
-    return tuple(sorted(path.stem for path in folder.glob("*.safetensors")))
+    cards = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    return tuple(name for name, card in cards.items() if "max_steps" in card)
 
 
 def load_agent(
@@ -164,7 +166,9 @@ def load_agent(
             raise UnknownName("agent", str(name), agent_names())
         path = WEIGHTS / f"{name}.safetensors"
     tensors, card = read_weights(path)
-    network = ToolchainNetwork(card["tools"], card["patch_size"])
+    if "max_steps" not in card:
+        raise InvalidArgument("weights", "those of an agent", f"the card of {card.get('name', path)}")
+    network = build_network(card.get("network", "published"), card["tools"], card["patch_size"])
     network.load_state_dict(tensors)
     tools = toolbox or load_toolbox(card["toolbox"], device=where, precision=precision)
     return ToolchainAgent(network.to(where).requires_grad_(False), tools, card["max_steps"], card)
@@ -176,6 +180,7 @@ def save_agent(path: str | Path, agent: ToolchainAgent, card: Mapping[str, Any])
         "toolbox": agent.toolbox.name,
         "tools": agent.network.tools,
         "tool_names": list(agent.toolbox.names),
+        "network": agent.network.kind,
         "patch_size": agent.network.patch_size,
         "max_steps": agent.max_steps,
         "parameters": sum(p.numel() for p in agent.network.parameters()),

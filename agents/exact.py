@@ -16,11 +16,11 @@ import torch
 
 from restoration_env.agents.agent import ToolchainAgent, load_agent, save_agent
 from restoration_env.agents.exact_values import ExactValues
-from restoration_env.agents.network import UNIT, ToolchainNetwork
+from restoration_env.agents.network import NETWORKS, UNIT, build_network
 from restoration_env.agents.pretraining import pretrain
 from restoration_env.agents.validation import mean_gains, validation_batches
 from restoration_env.distortions import recipe
-from restoration_env.errors import check_at_least
+from restoration_env.errors import UnknownName, check_at_least
 from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.toolbox import Toolbox
@@ -31,6 +31,7 @@ class ExactConfig:
     """Everything that decides the outcome of a training run, apart from images and tools.
 
     Attributes:
+        network: "statistics", or "published" for the paper's.
         episodes: damaged images to see; every tool is run on each, at every step.
         batch: images side by side.
         updates: updates after each batch.
@@ -50,6 +51,7 @@ class ExactConfig:
         seed: of the first weights and of everything random.
     """
 
+    network: str = "statistics"
     episodes: int = 8_000
     batch: int = 8
     updates: int = 6
@@ -69,6 +71,8 @@ class ExactConfig:
 
     def __post_init__(self) -> None:
         recipe(self.severity)
+        if self.network not in NETWORKS:
+            raise UnknownName("network", self.network, NETWORKS)
         counts = {name: getattr(self, name) for name in ("episodes", "batch", "updates", "sample", "max_steps")}
         check_at_least(1, **counts, evaluate_every=self.evaluate_every, validation_images=self.validation_images)
         check_at_least(self.batch, memory=self.memory)
@@ -118,9 +122,9 @@ def train_exact(
     path = Path(path)
     checkpoint = path.with_suffix(".checkpoint")
     torch.manual_seed(config.seed)
-    network = ToolchainNetwork(len(toolbox)).to(device)
+    network = build_network(config.network, len(toolbox)).to(device)
     if config.start:
-        network.load_state_dict(load_agent(config.start, toolbox=toolbox).network.state_dict())
+        network = load_agent(config.start, toolbox=toolbox, device=str(device)).network.requires_grad_(True)
         network.scale_values(1.0 / UNIT)
     agent = ToolchainAgent(network, toolbox, config.max_steps)
     learner = ExactValues(

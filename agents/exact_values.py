@@ -8,6 +8,7 @@ after the last step. So an image teaches as much as an episode for every action 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -85,9 +86,7 @@ class ExactValues:
         self.network, self.max_steps, self.unit = network, max_steps, unit
         self.explore, self.temperature = explore, temperature / unit
         self.following, self.closeness = following, closeness
-        self.target = ToolchainNetwork(network.tools, network.patch_size).to(network.q.weight.device)
-        self.target.load_state_dict(network.state_dict())
-        self.target.requires_grad_(False)
+        self.target = copy.deepcopy(network).requires_grad_(False).eval()
         self.optimizer = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=1e-4)
         self.replay: EpisodeReplay[Labelled] = EpisodeReplay(memory)
         self.generator = torch.Generator().manual_seed(seed)
@@ -161,7 +160,9 @@ class ExactValues:
     def learn(self, count: int = 32) -> float:
         """One update on remembered episodes; returns the loss."""
         batch = self.replay.sample(count, self.generator)
+        self.network.train()
         q = unroll(self.network, self._turned(batch.images), batch.last_actions)[batch.valid]
+        self.network.eval()
         goal = batch.values[batch.valid] / self.unit
         known = torch.isfinite(goal)
         goal = torch.where(known, goal, q.detach())
@@ -175,6 +176,8 @@ class ExactValues:
         self.optimizer.step()
         for mine, theirs in zip(self.network.parameters(), self.target.parameters(), strict=True):
             theirs.lerp_(mine.detach(), 1.0 - self.following)
+        for mine, theirs in zip(self.network.buffers(), self.target.buffers(), strict=True):
+            theirs.copy_(mine)
         return loss.item()
 
     def state(self) -> dict[str, Any]:

@@ -56,7 +56,8 @@ def pretrain(
         The mean absolute error of the strengths over the last tenth of the steps.
     """
     head = nn.Linear(network.fc.out_features, 3).to(device)
-    learned = [*network.convs.parameters(), *network.fc.parameters(), *head.parameters()]
+    memory = {*network.gates.parameters(), *network.q.parameters()}
+    learned = [*(p for p in network.parameters() if p not in memory), *head.parameters()]
     optimizer = torch.optim.AdamW(learned, learning_rate, weight_decay=1e-4)
     pool, errors = pool.fitting(network.patch_size), []
     for iteration in range(iterations):
@@ -66,7 +67,9 @@ def pretrain(
         keys = torch.arange(batch) + (seed << 40) + (1 << 38) + iteration * batch
         _, damaged = damaged_patches(pool, keys, damage, network.patch_size, device=device)
         wanted = strengths(damage, keys).to(device)
+        network.train()
         found = head(network.features(damaged))
+        network.eval()
         loss = F.smooth_l1_loss(found, wanted, beta=0.05)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -14,7 +14,7 @@ from restoration_env.agents.agent import load_agent
 from restoration_env.agents.drqn import DRQNConfig, DRQNProgress, train_drqn
 from restoration_env.agents.exact import ExactConfig, ExactProgress, train_exact
 from restoration_env.agents.joint import JointConfig, JointProgress, train_joint
-from restoration_env.agents.network import UNIT, ToolchainNetwork
+from restoration_env.agents.network import UNIT, build_network
 from restoration_env.agents.objectives import OBJECTIVES
 from restoration_env.cli import progress_bar
 from restoration_env.devices import find_device, keep_freed_memory
@@ -70,6 +70,7 @@ def _shown(gains: Mapping[str, float]) -> str:
 @click.option("--max-steps", type=int, help="Actions of an episode.  [default: 3]")
 @click.option("--learning-rate", type=float, help="At the start.  [default: 0.0005 drqn, 0.001 exact]")
 @click.option("--updates", type=int, help="Updates a batch.  [default: 3 drqn, 6 exact]")
+@click.option("--network", help="statistics, or published for the paper's (exact).  [default: statistics]")
 @click.option("--pretraining", type=int, help="Iterations of telling damage apart first (exact).  [default: 1500]")
 @click.option("--start", help="An agent, by name or path, whose weights to start from.")
 @click.option("--epsilon-start", type=float, help="Share of random actions at the start (drqn).  [default: 1]")
@@ -161,7 +162,7 @@ def joint(
         network.scale_values(1.0 / UNIT)
     else:
         torch.manual_seed(settings["seed"])
-        network = ToolchainNetwork(len(tools)).to(where)
+        network = build_network("statistics", len(tools)).to(where)
     config = JointConfig(**settings)
     with progress_bar() as bar:
         task = bar.add_task(toolbox, total=config.iterations, note="")

@@ -38,6 +38,7 @@ __getattr__, _dir, _names = _lazy.attach(
         "episodes",
         "images",
         "metrics",
+        "perceptual",
         "registry",
         "sft",
         "tools",

@@ -22,10 +22,20 @@ _COMMANDS = {
         "Damage bundled photographs, restore them, draw a contact sheet.",
     ),
     "restore": ("restoration_env.agents.commands:restore", "Restore damaged photographs of any size."),
+    "look": (
+        "restoration_env.agents.insight_commands:look",
+        "Draw what an agent does with which damage, and its toolchains.",
+    ),
     "train tools": ("restoration_env.tools.commands:train", "Train one or all of the twelve tools."),
     "train agent": (
         "restoration_env.agents.train:train",
-        "Train the toolchain agent by deep recurrent Q-learning.",
+        "Train the toolchain agent on exact values or by Q-learning.",
+    ),
+    "train system": ("restoration_env.agents.system:system", "Train tools, agent and both together: everything."),
+    "train joint": ("restoration_env.agents.train:joint", "Train tools and agent together."),
+    "train classifier": (
+        "restoration_env.agents.commands_classifier:train",
+        "Train the classifier of damage, the policy without RL.",
     ),
     "tools": ("restoration_env.tools.commands:table", "Show the table of tools, with what their cards say."),
     "gains": (
@@ -33,6 +43,10 @@ _COMMANDS = {
         "Measure every tool on every band: the gain matrix.",
     ),
     "compare": ("restoration_env.benchmarks.commands:compare", "Compare policies on the test suites."),
+    "perceptual-weights": (
+        "restoration_env.perceptual_weights:perceptual_weights",
+        "Make the weights of VGG16 for LPIPS and perceptual losses, once.",
+    ),
 }
 _GROUPS = {"train": "Train tools and agents."}
 

@@ -9,7 +9,7 @@ from helpers import STOP, TOOLS, tiny
 from restoration_env.agents.agent import load_agent
 from restoration_env.agents.exact import ExactConfig, train_exact
 from restoration_env.agents.exact_values import ExactValues, Step, near_choice
-from restoration_env.agents.network import ToolchainNetwork
+from restoration_env.agents.network import ToolchainNetwork, build_network
 from restoration_env.agents.pretraining import pretrain, strengths
 from restoration_env.distortions import recipe
 from restoration_env.episodes import Episodes
@@ -126,7 +126,7 @@ def test_a_killed_run_goes_on_and_another_configuration_is_refused(photos, tmp_p
 
 def test_pretraining_learns_what_damage_an_image_has(photos):
     torch.manual_seed(0)
-    network, errors = ToolchainNetwork(TOOLS, 32), []
+    network, errors = build_network("statistics", TOOLS, 32), []
     q = network.q.weight.clone()
     pretrain(network, photos[0], recipe("noise"), iterations=40, batch=16, report=lambda i, e: errors.append(e))
     assert sum(errors[-10:]) < 0.7 * sum(errors[:10]) and torch.equal(network.q.weight, q)
