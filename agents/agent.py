@@ -33,6 +33,7 @@ class ToolchainAgent:
         network: the Q network.
         toolbox: what its actions do.
         max_steps: the horizon it was trained for.
+        caution: in dB, how much more than stop a tool must promise to be used. Above 0 fewer images are harmed.
         card: what trained it, or an empty dictionary.
         q_values: float (N, actions), those of the latest `act`.
     """
@@ -52,6 +53,7 @@ class ToolchainAgent:
             raise InvalidArgument("weights", expected, f"one for {network.tools} tools")
         self.network, self.toolbox, self.max_steps = network.eval(), toolbox, max_steps
         self.card = dict(card or {})
+        self.caution = float(self.card.get("caution", 0.0))
         self.q_values = torch.empty(0)
         self._state: State = network.initial_state(0)
 
@@ -69,7 +71,12 @@ class ToolchainAgent:
             self._state = self.network.initial_state(len(patches))
         q, self._state = self.network(patches, last.repeat_interleave(per_image), self._state)
         self.q_values = q.view(len(last), per_image, -1).mean(1)
-        return self.q_values.argmax(1)
+        return self._choice(self.q_values)
+
+    def _choice(self, q: Tensor) -> Tensor:
+        """The action for Q values (..., actions): the best, or stop if no tool promises enough."""
+        best = q[..., :-1].max(-1)
+        return torch.where(best.values > q[..., -1] + self.caution, best.indices, q.shape[-1] - 1)
 
     @torch.no_grad()
     def decide(self, image: Tensor) -> tuple[tuple[int, ...], Tensor]:
@@ -94,7 +101,7 @@ class ToolchainAgent:
             seen = episodes.observation()
             q, state = self.network(seen["image"], seen["last_action"], state)
             values.append(q.mean(0))
-            actions.append(int(values[-1].argmax()))
+            actions.append(int(self._choice(values[-1])))
             episodes.step(torch.full_like(seen["last_action"], actions[-1]))
         return tuple(actions), torch.stack(values)
 
@@ -183,6 +190,7 @@ def save_agent(path: str | Path, agent: ToolchainAgent, card: Mapping[str, Any])
         "network": agent.network.kind,
         "patch_size": agent.network.patch_size,
         "max_steps": agent.max_steps,
+        "caution": agent.caution,
         "parameters": sum(p.numel() for p in agent.network.parameters()),
         "licence": "MIT",
     }

@@ -5,15 +5,16 @@ import itertools
 import pytest
 import torch
 
-from restoration_env.agents.agent import ToolchainAgent, load_agent, save_agent
+from restoration_env.agents.agent import WEIGHTS, ToolchainAgent, agent_names, load_agent, save_agent
 from restoration_env.agents.drqn import DRQNConfig, _Run, train_drqn, unroll
-from restoration_env.agents.network import ToolchainNetwork, _pad_same
+from restoration_env.agents.network import NETWORKS, ToolchainNetwork, _pad_same, build_network
 from restoration_env.agents.policies import FixedChain, RandomPolicy, StopAtOnce, restore_batch
 from restoration_env.agents.replay import EpisodeBatch, EpisodeReplay
 from restoration_env.episodes import Episodes
 from restoration_env.errors import InvalidArgument
 from restoration_env.images import load_images
 from restoration_env.toolbox import Tool, Toolbox
+from restoration_env.tools.catalogue import NAMES
 
 
 def _toy_toolbox():
@@ -196,3 +197,38 @@ def test_learning_rates_of_a_schedule_fall():
         run.learn()
         rates.append(run.optimizer.param_groups[0]["lr"])
     assert all(later < earlier for earlier, later in itertools.pairwise(rates))
+
+
+def test_a_cautious_agent_stops_unless_a_tool_promises_enough(tmp_path):
+    network = ToolchainNetwork()
+    with torch.no_grad():
+        network.q.weight.zero_()
+        network.q.bias.copy_(torch.tensor([0.3] + [0.1] * 11 + [0.0]))
+    agent = ToolchainAgent(network, _twelve())
+    images = torch.rand(2, 3, 63, 63)
+    assert agent.restore(images).actions[:, 0].tolist() == [0, 0]
+    agent.caution = 0.5
+    assert agent.restore(images).actions[:, 0].tolist() == [12, 12]
+    assert agent.decide((images[0] * 255).to(torch.uint8))[0] == (12,)
+    save_agent(tmp_path / "a.safetensors", agent, {})
+    assert load_agent(tmp_path / "a.safetensors", toolbox=_twelve()).caution == 0.5
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_agents_of_both_networks_are_saved_and_loaded(kind, tmp_path):
+    torch.manual_seed(0)
+    agent = ToolchainAgent(build_network(kind), _twelve())
+    save_agent(tmp_path / "a.safetensors", agent, {})
+    again = load_agent(tmp_path / "a.safetensors", toolbox=_twelve())
+    images = torch.rand(3, 3, 63, 63)
+    assert again.network.kind == kind and torch.equal(again.restore(images).actions, agent.restore(images).actions)
+
+
+def test_weights_that_are_no_agent_are_refused():
+    assert "classifier" not in agent_names()
+    with pytest.raises(InvalidArgument, match="those of an agent"):
+        load_agent(WEIGHTS / "classifier.safetensors")
+
+
+def _twelve():
+    return Toolbox("twelve", [Tool(name, "", lambda images: images * 0.99) for name in NAMES])
