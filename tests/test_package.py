@@ -42,7 +42,23 @@ def test_no_file_of_code_is_over_400_lines():
 
 
 @pytest.mark.parametrize(
-    "command", ["", "train", "train tools", "train agent", "tools", "gains", "compare", "demo", "restore"]
+    "command",
+    [
+        "",
+        "train",
+        "train tools",
+        "train agent",
+        "train joint",
+        "train system",
+        "train classifier",
+        "tools",
+        "gains",
+        "compare",
+        "look",
+        "demo",
+        "restore",
+        "perceptual-weights",
+    ],
 )
 def test_every_command_explains_itself(command, capsys):
     from restoration_env.cli import main
