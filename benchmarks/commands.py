@@ -110,6 +110,7 @@ def gains(
 @click.option("--agent", "agents", multiple=True, default=["toolchain"], help="A name or a path; may be repeated.")
 @click.option("--chains", default=1, show_default=True, help="The longest fixed chain to search (1, 2 or 3 tools).")
 @click.option("--oracle", type=click.Choice(["greedy", "exhaustive", "none"]), default="greedy", show_default=True)
+@click.option("--rows", "rows_path", type=click.Path(path_type=Path), help="Keep measured rows here, and use them.")
 @click.option("--looks", is_flag=True, help="Also measure LPIPS.")
 def compare(
     images: str,
@@ -121,6 +122,7 @@ def compare(
     agents: tuple[str, ...],
     chains: int,
     oracle: str,
+    rows_path: Path | None,
     looks: bool,
 ) -> None:
     """Measure policies on mild, moderate and severe damage, and their regret to the oracle of their tools.
@@ -140,9 +142,8 @@ def compare(
         "looks": looks,
     }
     made = provenance(_command("compare", **options))
-    weights = [getattr(entry.policy, "card", {}).get("sha256") for entry in entries]
-    part = Path(f"{json_path}.part") if json_path else None
-    rows = Rows(part, json.dumps([made["command"], made["commit"], weights]))
+    part = rows_path or (Path(f"{json_path}.part") if json_path else None)
+    rows = Rows(part)
     suites: dict[str, Any] = {}
     with progress_bar() as bar:
         boxes = len({entry.toolbox.name for entry in entries}) if oracle != "none" else 0
@@ -159,9 +160,10 @@ def compare(
                 **facts,
                 "rows": compare_on(entries, suite, rows, oracle=oracle, looks=looks, note=note),
             }
-    if json_path and part:
+    if json_path:
         write_json(json_path, {**made, "suites": suites})
-        part.unlink(missing_ok=True)
+        if part and part != rows_path:
+            part.unlink(missing_ok=True)
     Console().print(comparison_table(suites))
 
 

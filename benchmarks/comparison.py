@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from restoration_env.agents.oracles import OracleResult, exhaustive, greedy
 from restoration_env.agents.policies import Policy, roll_out
@@ -18,6 +19,7 @@ from restoration_env.benchmarks.suites import Suite
 from restoration_env.episodes import NO_ACTION, Episodes
 from restoration_env.files import replacing
 from restoration_env.perceptual import lpips
+from restoration_env.provenance import commit
 from restoration_env.toolbox import Toolbox
 
 ORACLES: dict[str, Callable[..., OracleResult]] = {"greedy": greedy, "exhaustive": exhaustive}
@@ -40,29 +42,47 @@ class Entry:
 class Rows:
     """Rows that were measured, kept on disk as they come, so that an interrupted comparison goes on.
 
+    A row counts again where the patches, the policy's weights and the tools' weights are the same; each says which
+    commit measured it.
+
     Args:
-        path: a file beside the result, one JSON object a line; None keeps nothing.
-        identity: what must be the same for a row to count: command, commit, weights.
+        path: a file, one JSON object a line; None keeps nothing.
     """
 
-    def __init__(self, path: Path | None, identity: str) -> None:
-        self.path, self.identity = path, identity
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
         self.rows: dict[str, Row] = {}
         if path is not None and path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
                 held = json.loads(line)
-                if held["identity"] == identity:
-                    self.rows[held["key"]] = held["row"]
+                self.rows[held["key"]] = held["row"]
 
     def measured(self, key: str, measure: Callable[[], Row]) -> Row:
         """The row of this key, measured now if it is not there yet."""
         if key not in self.rows:
-            self.rows[key] = measure()
+            self.rows[key] = {**measure(), "commit": commit()}
             if self.path is not None:
-                lines = [json.dumps({"identity": self.identity, "key": k, "row": row}) for k, row in self.rows.items()]
+                lines = [json.dumps({"key": k, "row": row}) for k, row in self.rows.items()]
                 with replacing(self.path) as temporary:
                     temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return self.rows[key]
+
+
+def fingerprint(*parts: object) -> str:
+    """A digest of all weights in the modules, toolboxes and policies given, and of the names of everything else."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Toolbox):
+            digest.update(fingerprint(part.name, *(tool.function for tool in part)).encode())
+        elif isinstance(part, nn.Module):
+            for name, value in part.state_dict().items():
+                digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        else:
+            network = getattr(part, "network", None)
+            caution = getattr(part, "caution", 0.0)
+            label = part if isinstance(part, str) else f"{getattr(part, 'name', type(part).__name__)} {caution}"
+            digest.update(label.encode() + (fingerprint(network).encode() if network is not None else b""))
+    return digest.hexdigest()[:16]
 
 
 def compare(
@@ -87,7 +107,7 @@ def compare(
     table = []
     for entry in entries:
         note(entry.label)
-        key = f"{suite.digest} {entry.label}"
+        key = f"{suite.digest} {fingerprint(entry.label, entry.policy, entry.toolbox)}{' looks' if looks else ''}"
         row = rows.measured(key, lambda e=entry: evaluate(e.policy, e.toolbox, suite, looks=looks))
         cost = {"training_images": entry.training_images, "training_seconds": entry.training_seconds}
         table.append({**row, "policy": entry.label, **cost})
@@ -97,7 +117,7 @@ def compare(
     for toolbox in {entry.toolbox.name: entry.toolbox for entry in entries}.values():
         label = f"{oracle} oracle of {toolbox.name}"
         note(label)
-        key = f"{suite.digest} {label}"
+        key = f"{suite.digest} {fingerprint(label, toolbox)}"
         oracles[toolbox.name] = rows.measured(key, lambda t=toolbox: evaluate_oracle(oracle, t, suite))
     for row in table:
         best = oracles[row["toolbox"]]["gain"]

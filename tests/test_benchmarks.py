@@ -17,6 +17,7 @@ from restoration_env.benchmarks.suites import patch_suite
 from restoration_env.distortions import band, recipe
 from restoration_env.errors import InvalidArgument
 from restoration_env.metrics import psnr
+from restoration_env.toolbox import Tool, Toolbox
 
 PUBLISHED = ROOT.parent / "shared" / "peers" / "rl_restore" / "weights.npz"
 
@@ -84,7 +85,7 @@ def test_a_comparison_knows_the_regret_to_the_oracle_and_goes_on_where_it_stoppe
         Entry("input", StopAtOnce(toolbox), toolbox),
         Entry("blur", FixedChain(toolbox, ["blur"]), toolbox, 5, 1.5),
     ]
-    rows = Rows(tmp_path / "result.json.part", "one")
+    rows = Rows(tmp_path / "result.json.part")
     table = compare(entries, suite, rows, oracle="exhaustive")
     assert [row["policy"] for row in table] == ["input", "blur", "exhaustive oracle of tiny"]
     best = table[-1]["gain"]
@@ -96,9 +97,11 @@ def test_a_comparison_knows_the_regret_to_the_oracle_and_goes_on_where_it_stoppe
         raise AssertionError("measured again")
 
     monkeypatch.setattr("restoration_env.benchmarks.comparison.evaluate", forbidden)
-    assert compare(entries, suite, Rows(tmp_path / "result.json.part", "one"), oracle="exhaustive") == table
+    assert compare(entries, suite, Rows(tmp_path / "result.json.part"), oracle="exhaustive") == table
+    other = Toolbox("tiny", [*toolbox.tools[:2], Tool("blur", "", torch.nn.Conv2d(3, 3, 1))])
+    changed = [Entry("input", StopAtOnce(other), other)]
     with pytest.raises(AssertionError, match="measured again"):
-        compare(entries, suite, Rows(tmp_path / "result.json.part", "another command"), oracle="exhaustive")
+        compare(changed, suite, Rows(tmp_path / "result.json.part"), oracle="none")
 
 
 def test_the_published_weights_are_refused_when_they_are_none(tmp_path):
