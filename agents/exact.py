@@ -126,7 +126,6 @@ def train_exact(
     if config.start:
         network = load_agent(config.start, toolbox=toolbox, device=str(device)).network.requires_grad_(True)
         network.scale_values(1.0 / UNIT)
-    agent = ToolchainAgent(network, toolbox, config.max_steps)
     learner = ExactValues(
         network,
         max_steps=config.max_steps,
@@ -137,8 +136,9 @@ def train_exact(
         closeness=config.closeness,
         seed=config.seed,
     )
+    agent = ToolchainAgent(learner.target, toolbox, config.max_steps)  # an average of the learner, and steadier
     identity = {**asdict(config), "tools": ", ".join(toolbox.names)}
-    best_gain, best, seconds, history = -math.inf, network.state_dict(), 0.0, list[dict[str, float]]()
+    best_gain, best, seconds, history = -math.inf, learner.target.state_dict(), 0.0, list[dict[str, float]]()
     if checkpoint.exists():
         state = load_checkpoint(checkpoint)
         check_same_configuration(state["config"], identity)
@@ -167,15 +167,15 @@ def train_exact(
             history.append({"images": learner.images, **{name: round(gain, 4) for name, gain in judged.items()}})
             if sum(judged.values()) / len(judged) > best_gain:
                 best_gain = sum(judged.values()) / len(judged)
-                best = {name: value.clone() for name, value in network.state_dict().items()}
+                best = {name: value.clone() for name, value in learner.target.state_dict().items()}
         if time.monotonic() - saved > checkpoint_seconds:
             seconds += time.monotonic() - began
             began = saved = time.monotonic()
             state = {"config": identity, "learner": learner.state(), "best": best, "best_gain": best_gain}
             save_checkpoint(checkpoint, {**state, "seconds": seconds, "history": history})
         report(ExactProgress(learner.images, config.episodes, loss, judged))
-    network.load_state_dict(best)
-    network.scale_values(UNIT)
+    learner.target.load_state_dict(best)
+    learner.target.scale_values(UNIT)
     facts = {
         "training": {"algorithm": "exact values", **asdict(config)},
         "seconds": round(seconds + time.monotonic() - began, 1),

@@ -125,7 +125,6 @@ class JointRun:
         self.tools = nn.ModuleDict({tool.name: tool.function for tool in toolbox})  # type: ignore[dict-item]
         self.tools.requires_grad_(True)
         self.network = network.requires_grad_(True)
-        self.agent = ToolchainAgent(network, toolbox, config.max_steps)
         self.values = ExactValues(
             network,
             max_steps=config.max_steps,
@@ -135,6 +134,7 @@ class JointRun:
             memory=config.memory,
             seed=config.seed,
         )
+        self.agent = ToolchainAgent(self.values.target, toolbox, config.max_steps)  # an average of the learner
         self.optimizers = {
             name: torch.optim.AdamW(tool.parameters(), config.learning_rate, weight_decay=1e-5)
             for name, tool in self.tools.items()
@@ -152,7 +152,7 @@ class JointRun:
     def _weights(self) -> dict[str, dict[str, Tensor]]:
         """The averaged tools and the agent, copied."""
         average = {name: value.clone() for name, value in self.average.items()}
-        return {"tools": average, "network": self._copy(self.network)}
+        return {"tools": average, "network": self._copy(self.values.target)}
 
     def schedule(self) -> float:
         """The share of the peak learning rates now: a short warm-up, then a cosine down to a fiftieth."""
@@ -337,7 +337,7 @@ def _write(
 ) -> dict[str, Any]:
     """Write the best weights of all tools and of the agent."""
     run.tools.load_state_dict(run.best["tools"])
-    run.network.load_state_dict(run.best["network"])
+    run.values.target.load_state_dict(run.best["network"])
     facts = {
         "training": {**asdict(run.config), "iterations_done": run.iteration},
         "seconds": round(run.seconds, 1),
@@ -357,7 +357,7 @@ def _write(
             tool.state_dict(),
             {**kept, "started_from": origin, "uses": uses, **facts},
         )
-    run.network.scale_values(UNIT)
+    run.values.target.scale_values(UNIT)
     save_agent(folder / "agent.safetensors", run.agent, {**facts, "history": run.history})
     (folder / "joint.checkpoint").unlink(missing_ok=True)
     return facts
