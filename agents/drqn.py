@@ -199,7 +199,7 @@ class _Run:
             max(1, (config.episodes - config.warmup) // config.batch * config.updates),
             config.learning_rate / 20,
         )
-        self.replay = EpisodeReplay(config.replay)
+        self.replay: EpisodeReplay[EpisodeBatch] = EpisodeReplay(config.replay)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.episodes, self.updates, self.seconds = 0, 0, 0.0
         self.best_gain, self.best = -float("inf"), self._weights()

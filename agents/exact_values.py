@@ -176,8 +176,8 @@ class ExactValues:
         self.optimizer.step()
         for mine, theirs in zip(self.network.parameters(), self.target.parameters(), strict=True):
             theirs.lerp_(mine.detach(), 1.0 - self.following)
-        for mine, theirs in zip(self.network.buffers(), self.target.buffers(), strict=True):
-            theirs.copy_(mine)
+        for counted, copied in zip(self.network.buffers(), self.target.buffers(), strict=True):
+            copied.copy_(counted)
         return loss.item()
 
     def state(self) -> dict[str, Any]:

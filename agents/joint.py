@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -122,7 +122,7 @@ class JointRun:
     ) -> None:
         self.config, self.toolbox, self.device = config, toolbox, torch.device(device)
         self.objective = objective or Decibels()
-        self.tools = nn.ModuleDict({tool.name: tool.function for tool in toolbox})  # type: ignore[dict-item]
+        self.tools = nn.ModuleDict({tool.name: cast("nn.Module", tool.function) for tool in toolbox})
         self.tools.requires_grad_(True)
         self.network = network.requires_grad_(True)
         self.values = ExactValues(
@@ -347,7 +347,7 @@ def _write(
     }
     for number, (name, tool) in enumerate(run.tools.items()):
         before = dict(cards.get(name, {}))
-        kept = {
+        kept: dict[str, Any] = {
             key: before[key] for key in ("name", "description", "network", "parameters", "licence") if key in before
         }
         origin = {key: before.get(key) for key in ("sha256", "command", "commit", "seconds", "training")}

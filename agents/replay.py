@@ -63,4 +63,5 @@ class EpisodeReplay(Generic[Batch]):
 
 def _like(batch: Batch, parts: list[Tensor]) -> Batch:
     kind: Any = type(batch)
-    return kind(*parts)  # type: ignore[no-any-return]
+    made: Batch = kind(*parts)
+    return made

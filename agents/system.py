@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from restoration_env.images import ImagePool, load_images
 from restoration_env.provenance import provenance
 from restoration_env.tools.catalogue import NAMES, TOOLBOXES, cnn_toolbox
 from restoration_env.tools.lessons import RECIPES, lessons, lessons_done
-from restoration_env.tools.training import train_tool
+from restoration_env.tools.training import Progress, train_tool
 
 Tell = Callable[[str, int, int, str], None]  # stage, done, total, note
 
@@ -89,18 +90,11 @@ def train_system(
         The card of the final agent.
     """
     folder, alone = Path(folder), toolbox if toolbox in RECIPES else "cnn12"
-    more = {"card": dict(card or {}), "device": device}
+    more: dict[str, Any] = {"card": dict(card or {}), "device": device}
     stages = lessons(NAMES, alone, batch=budget.tool_batch, seed=seed, times=budget.tools)
     for number, config in enumerate(stages[lessons_done(stages, folder / "tools") :], 1):
         title = f"tool {config.tool} (lesson {number} of those left)"
-        train_tool(
-            config,
-            train,
-            validation,
-            folder / "tools",
-            report=lambda p, t=title: tell(t, p.iteration, p.iterations, _gain(p.validation_gain)),
-            **more,
-        )
+        train_tool(config, train, validation, folder / "tools", report=partial(_tell_tool, tell, title), **more)
     first, last = folder / "agent.safetensors", folder / "toolchain.safetensors"
     agent = ExactConfig(episodes=budget.episodes, batch=budget.agent_batch, seed=seed)
     if not first.exists():
@@ -152,8 +146,9 @@ def train_system(
     return read_weights(last)[1]
 
 
-def _gain(gain: float | None) -> str:
-    return "" if gain is None else f"validation {gain:+.2f} dB"
+def _tell_tool(tell: Tell, title: str, progress: Progress) -> None:
+    gain = progress.validation_gain
+    tell(title, progress.iteration, progress.iterations, "" if gain is None else f"validation {gain:+.2f} dB")
 
 
 def _gains(gains: Any) -> str:
@@ -187,7 +182,9 @@ def system(images: str, out: str, toolbox: str, budget: str | None, seed: int, d
         task = bar.add_task("", total=None, note="")
 
         def tell(stage: str, done: int, total: int, note: str) -> None:
-            bar.update(task, description=stage, completed=done, total=total, **({"note": note} if note else {}))
+            bar.update(task, description=stage, completed=done, total=total)
+            if note:
+                bar.update(task, note=note)
 
         card = {"data": data, **provenance(command, where)}
         train_system(BUDGETS[chosen], toolbox, pool, validation, out, seed=seed, device=where, tell=tell, card=card)

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def compare(
     for entry in entries:
         note(entry.label)
         key = f"{suite.digest} {fingerprint(entry.label, entry.policy, entry.toolbox)}{' looks' if looks else ''}"
-        row = rows.measured(key, lambda e=entry: evaluate(e.policy, e.toolbox, suite, looks=looks))
+        row = rows.measured(key, partial(evaluate, entry.policy, entry.toolbox, suite, looks=looks))
         cost = {"training_images": entry.training_images, "training_seconds": entry.training_seconds}
         table.append({**row, "policy": entry.label, **cost})
     if oracle == "none":
@@ -118,7 +119,7 @@ def compare(
         label = f"{oracle} oracle of {toolbox.name}"
         note(label)
         key = f"{suite.digest} {fingerprint(label, toolbox)}"
-        oracles[toolbox.name] = rows.measured(key, lambda t=toolbox: evaluate_oracle(oracle, t, suite))
+        oracles[toolbox.name] = rows.measured(key, partial(evaluate_oracle, oracle, toolbox, suite))
     for row in table:
         best = oracles[row["toolbox"]]["gain"]
         row["regret"] = round(best - row["gain"], 4)
