@@ -2,8 +2,9 @@
 
 The environment is deterministic and cheap to branch. Where Q-learning sees the reward of the one action it took,
 this runs all tools on the image and regresses the Q values of all actions at once. Only the value of what follows
-is still an estimate: the best Q value of the slowly following target network in each of the branches, and zero
-after the last step. So an image teaches as much as an episode for every action at every step would.
+is still an estimate: in each of the branches, the value that the slowly following target network gives to the
+action the learner prefers, and zero after the last step. So an image teaches as much as an episode for every
+action at every step would.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from restoration_env.agents.network import UNIT, ToolchainNetwork
+from restoration_env.agents.network import UNIT, State, ToolchainNetwork
 from restoration_env.agents.replay import EpisodeReplay
 from restoration_env.metrics import psnr
 from restoration_env.toolbox import Toolbox
@@ -111,8 +112,7 @@ class ExactValues:
                 _, theirs = self.target(seen, last, theirs)
                 for action, branch in enumerate(branches):
                     used = torch.full_like(last, action)
-                    following, _ = self.target(eight_bit(branch), used, theirs)
-                    values[action] += following.max(1).values.clamp_min(0.0) * self.unit
+                    values[action] += self._worth(eight_bit(branch), used, own, theirs)
             stop = torch.zeros(1, n, dtype=values.dtype, device=device)
             steps.append((seen, last, torch.cat((values, stop)).T.float(), going))
             actions = near_choice(q, self.explore, self.temperature, self.generator)
@@ -124,6 +124,16 @@ class ExactValues:
         self.replay.add(Labelled(*(torch.stack(parts, 1) for parts in zip(*steps, strict=True))))
         self.images += n
 
+    def _worth(self, images: Tensor, last: Tensor, own: State, theirs: State) -> Tensor:
+        """What an image is still worth in dB: the target's value of the action that the learner prefers.
+
+        Taking the target's own best would take its errors for gains (double Q-learning).
+        """
+        preferred, _ = self.network(images, last, own)
+        valued, _ = self.target(images, last, theirs)
+        best = valued.gather(1, preferred.argmax(1, keepdim=True))[:, 0]
+        return best.clamp_min(0.0) * self.unit
+
     @torch.no_grad()
     def remember(self, steps: Sequence[Step]) -> None:
         """Remember a played batch, of which only the value of the actions taken is known.
@@ -133,17 +143,15 @@ class ExactValues:
                 so far; a row of each for every episode of the batch.
         """
         n, device = len(steps[0].last_action), steps[0].image.device
-        q = unroll(
-            self.target,
-            torch.stack([step.image for step in steps], 1),
-            torch.stack([step.last_action for step in steps], 1),
-        )
+        images = torch.stack([step.image for step in steps], 1)
+        last_actions = torch.stack([step.last_action for step in steps], 1)
+        preferred = unroll(self.network, images, last_actions).argmax(2, keepdim=True)
+        worth = unroll(self.target, images, last_actions).gather(2, preferred)[..., 0].clamp_min(0.0) * self.unit
         parts = []
         for number, step in enumerate(steps):
             following = torch.zeros(n, device=device)
             if number + 1 < len(steps):
-                best = q[:, number + 1].max(1).values.clamp_min(0.0) * self.unit
-                following = torch.where(steps[number + 1].going, best, 0.0)
+                following = torch.where(steps[number + 1].going, worth[:, number + 1], 0.0)
             values = torch.full((n, self.network.tools + 1), torch.nan, device=device)
             values[torch.arange(n, device=device), step.action] = step.reward.float() + following
             values[:, -1] = 0.0
@@ -166,8 +174,8 @@ class ExactValues:
         goal = batch.values[batch.valid] / self.unit
         known = torch.isfinite(goal)
         goal = torch.where(known, goal, q.detach())
-        # What decides is which action is best, so actions far below the best need no exact value.
-        behind = (goal.max(1, keepdim=True).values - goal) * self.unit
+        # What decides is which action is best: those that are, and seem, far below the best need no exact value.
+        behind = (goal.max(1, keepdim=True).values - torch.maximum(goal, q.detach())).clamp_min(0.0) * self.unit
         weight = known * (0.05 + torch.exp(-behind / self.closeness))
         loss = (weight * F.smooth_l1_loss(q, goal, reduction="none", beta=0.1)).sum(1).mean()
         self.optimizer.zero_grad(set_to_none=True)
