@@ -232,3 +232,19 @@ def test_weights_that_are_no_agent_are_refused():
 
 def _twelve():
     return Toolbox("twelve", [Tool(name, "", lambda images: images * 0.99) for name in NAMES])
+
+
+def test_eight_views_judge_an_image_and_its_mirror_image_alike():
+    torch.manual_seed(0)
+    agent = ToolchainAgent(build_network("published"), _twelve())
+    image = torch.rand(1, 3, 63, 63)
+    values = []
+    for views in (1, 8):
+        agent.views = views
+        for seen in (image, image.flip(-1), image.transpose(-1, -2)):
+            agent.restore(seen)
+            values.append(agent.q_values[0])
+    assert not torch.allclose(values[0], values[1], atol=1e-5)
+    torch.testing.assert_close(values[3], values[4], atol=1e-5, rtol=0)
+    torch.testing.assert_close(values[3], values[5], atol=1e-5, rtol=0)
+    assert torch.equal(agent.decide((image[0] * 255).to(torch.uint8))[1][0].argmax(), values[3].argmax())
