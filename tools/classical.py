@@ -60,7 +60,7 @@ def _wiener(blur_sigma: float) -> Callable[[np.ndarray], np.ndarray]:
 def _unsharp(image: np.ndarray) -> np.ndarray:
     from skimage.filters import unsharp_mask
 
-    return unsharp_mask(image, radius=1.5, amount=0.7, channel_axis=-1)
+    return unsharp_mask(image, radius=1.5, amount=0.7, channel_axis=2)
 
 
 def classical(*, device: torch.device | str = "cpu", precision: str = "float32") -> Toolbox:

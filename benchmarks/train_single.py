@@ -1,0 +1,298 @@
+"""How a single network is trained for the comparison: damage of every kind in, the clean patch out.
+
+The recipe is that of the tools (restoration_env.tools.training): AdamW with a warm-up and a cosine schedule, the
+mean PSNR as the objective, weight averaging. The images are those of joint training: its patches, its damage, its
+validation. So a network can lose to a toolchain only by what it is.
+
+No network may lose because it was trained less. The card says how many patches it has seen, and whether it had
+converged: whether its validation PSNR moved less than 0.02 dB in the last quarter of the budget. One that had not
+may be trained on, with a new budget and new patches.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from restoration_env.agents.validation import validation_batches
+from restoration_env.benchmarks.networks import NETWORKS, build_network
+from restoration_env.distortions import recipe
+from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
+from restoration_env.files import check_same_configuration, load_checkpoint, read_weights, save_checkpoint, save_weights
+from restoration_env.images import ImagePool, damaged_patches
+from restoration_env.toolbox import PRECISIONS
+from restoration_env.tools.training import ENOUGH, Progress, TrainingDiverged, mean_gain
+
+STILL = 0.02  # dB: what counts as no movement of the validation PSNR
+_FIRST_KEY = 1 << 37  # of the training patches, so that no other training draws the same
+
+
+@dataclass(frozen=True)
+class SingleConfig:
+    """Everything that decides the outcome of a training run, apart from images and first weights.
+
+    Attributes:
+        network: a name of `restoration_env.benchmarks.networks.NETWORKS`.
+        iterations: optimiser steps of the whole schedule: the budget.
+        batch: patches a step.
+        severity: the damage to train on.
+        patch: side of the patches in pixels.
+        learning_rate: at the peak of the cosine schedule.
+        averaging: decay of the weight average, which is what is judged and kept.
+        evaluate_every: iterations between two validations.
+        validation_images: patches of each severity in a validation.
+        multiply_adds: per pixel, of the network "equal-multiply-adds" alone; None is its default.
+        precision: "float32", or "bfloat16" for autocast.
+        seed: of the first weights and of the data.
+    """
+
+    network: str
+    iterations: int = 40_000
+    batch: int = 32
+    severity: str = "every"
+    patch: int = 63
+    learning_rate: float = 5e-4
+    averaging: float = 0.995
+    evaluate_every: int = 500
+    validation_images: int = 96
+    multiply_adds: int | None = None
+    precision: str = "float32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        build_network(self.network, self.multiply_adds)
+        recipe(self.severity)
+        if self.precision not in PRECISIONS:
+            raise UnknownName("precision", self.precision, PRECISIONS)
+        counts = {name: getattr(self, name) for name in ("iterations", "batch", "evaluate_every")}
+        check_at_least(1, **counts, validation_images=self.validation_images)
+        check_at_least(16, patch=self.patch)
+        check_at_least(0, learning_rate=self.learning_rate, seed=self.seed)
+
+
+def training_patches(
+    pool: ImagePool, config: SingleConfig, first: int, *, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Clean and damaged patches (batch, 3, patch, patch) of one iteration: a function of the seed and of ``first``.
+
+    Every other batch is cut anywhere and turned and mirrored in one of the eight ways; the rest is cut at multiples
+    of 8, as the patches of an episode are.
+
+    Args:
+        pool: clean images at least as large as a patch.
+        config: the damage, the sizes and the seed.
+        first: patches drawn before these.
+        device: where they are damaged and returned.
+    """
+    start = (config.seed << 40) + _FIRST_KEY + first
+    number = first // config.batch
+    grid = "random" if number % 2 == 0 else "aligned"
+    keys = torch.arange(start, start + config.batch)
+    pair = damaged_patches(pool, keys, recipe(config.severity), config.patch, grid=grid, device=device)
+    if grid == "aligned":
+        return pair
+    way = number // 2 % 8
+    axes = [axis for axis, bit in ((2, 1), (3, 2)) if way & bit]
+    clean, damaged = (part.transpose(2, 3) if way & 4 else part for part in pair)
+    return clean.flip(axes), damaged.flip(axes)
+
+
+def converged(history: Sequence[tuple[int, float]], budget: int) -> bool:
+    """Whether the validation PSNR moved less than 0.02 dB in the last quarter of the budget.
+
+    Args:
+        history: pairs of iteration and validation gain in dB, in order.
+        budget: iterations of the whole schedule.
+
+    Returns:
+        False also if no validation was made before the last quarter, or none at the end: then nothing is known.
+    """
+    before = [gain for iteration, gain in history if iteration <= 0.75 * budget]
+    after = [gain for iteration, gain in history if iteration > 0.75 * budget]
+    if not before or not after or history[-1][0] < budget:
+        return False
+    last = [before[-1], *after]
+    return max(last) - min(last) < STILL
+
+
+def train_single(
+    config: SingleConfig,
+    train: ImagePool,
+    validation: ImagePool,
+    folder: str | Path,
+    *,
+    start: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    checkpoint_seconds: float = 120.0,
+    report: Callable[[Progress], None] = lambda progress: None,
+    card: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Train a single network, or go on where a killed run of the same configuration stopped.
+
+    Args:
+        config: what to train and how.
+        train: clean images to learn from.
+        validation: other clean images; the weights with the best gain on their damage are kept.
+        folder: receives ``<network>.checkpoint`` on the way and ``<network>.safetensors`` with its card at the end.
+        start: weights that this function made, to train on from; the patches are new ones.
+        device: where everything runs.
+        checkpoint_seconds: time between two checkpoints.
+        report: called after every iteration.
+        card: further entries of the weights' card (what data, which commit).
+
+    Returns:
+        The card of the finished weights. Its ``patches_seen`` and ``seconds`` include those of ``start``.
+
+    Raises:
+        InvalidArgument: if the folder holds a checkpoint of another configuration, or ``start`` is another network.
+        TrainingDiverged: if the loss is no longer a number; the last good checkpoint stays.
+    """
+    folder = Path(folder)
+    checkpoint = folder / f"{config.network}.checkpoint"
+    run = _Run(config, start, device)
+    if checkpoint.exists():
+        run.restore(load_checkpoint(checkpoint))
+    train = train.fitting(config.patch)
+    held_out = validation_batches(validation, config.validation_images, config.patch, device).values()
+    clean, damaged = (torch.cat(parts) for parts in zip(*held_out, strict=True))
+    if start is not None and not run.history:
+        run.judge(clean, damaged)  # training on must not end with less
+
+    began = saved = time.monotonic()
+    while run.iteration < config.iterations:
+        loss = run.step(*training_patches(train, config, run.patches_seen, device=device))
+        if not math.isfinite(loss):
+            message = f"{config.network} diverged at iteration {run.iteration} (loss {loss})"
+            raise TrainingDiverged(f"{message}; the last good checkpoint is kept in {checkpoint}")
+        gain = None
+        if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:
+            gain = run.judge(clean, damaged)
+        if time.monotonic() - saved > checkpoint_seconds:
+            run.seconds += time.monotonic() - began
+            began = saved = time.monotonic()
+            save_checkpoint(checkpoint, run.state())
+        report(Progress(run.iteration, config.iterations, loss, gain))
+    run.seconds += time.monotonic() - began
+    final = {**run.card(), "device": str(device), **(card or {})}
+    save_weights(folder / f"{config.network}.safetensors", run.best, final)
+    checkpoint.unlink(missing_ok=True)
+    return final
+
+
+class _Run:
+    """The state of a training run: all that a checkpoint holds."""
+
+    def __init__(self, config: SingleConfig, start: str | Path | None, device: torch.device | str) -> None:
+        self.config, self.device = config, torch.device(device)
+        torch.manual_seed(config.seed)
+        network = build_network(config.network, config.multiply_adds)
+        self.multiply_adds, self.patches_before, self.seconds = network.cost, 0, 0.0
+        self.origin: dict[str, Any] | None = None
+        if start is not None:
+            tensors, origin = read_weights(start)
+            same = ("network", "multiply_adds_per_pixel")
+            if [origin.get(key) for key in same] != [config.network, network.cost]:
+                raise InvalidArgument("start", f"weights of {config.network} of {network.cost} multiply-adds", start)
+            network.load_state_dict(tensors)
+            self.origin = {key: origin.get(key) for key in ("sha256", "command", "commit", "patches_seen", "seconds")}
+            self.patches_before, self.seconds = origin["patches_seen"], origin["seconds"]
+        self.network: nn.Module = network.train().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        decay = torch.optim.swa_utils.get_ema_multi_avg_fn(config.averaging)
+        # The running means of batch normalisation belong to the weights they were seen with: averaged like them.
+        self.average = torch.optim.swa_utils.AveragedModel(self.network, multi_avg_fn=decay, use_buffers=True).eval()
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), config.learning_rate, weight_decay=1e-4)
+        self.iteration, self.history = 0, list[tuple[int, float]]()
+        self.best_gain, self.best = -math.inf, self._averaged()
+
+    @property
+    def patches_seen(self) -> int:
+        """Training patches so far, with those of the weights it started from."""
+        return self.patches_before + self.iteration * self.config.batch
+
+    def _averaged(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.average.module.state_dict().items()}
+
+    def learning_rate(self) -> float:
+        """The learning rate now: a short warm-up, then a cosine down to zero."""
+        warmup = min(200, self.config.iterations // 10)
+        if self.iteration < warmup:
+            return self.config.learning_rate * (self.iteration + 1) / warmup
+        share = (self.iteration - warmup) / max(1, self.config.iterations - warmup)
+        return self.config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * share))
+
+    def step(self, clean: Tensor, damaged: Tensor) -> float:
+        """One optimiser step; returns the loss, the negative mean PSNR in dB."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            restored = self.network(damaged.contiguous(memory_format=torch.channels_last))
+        error = (restored.float() - clean).square().mean(dim=(1, 2, 3))
+        loss = 10.0 * torch.log10(error + ENOUGH).mean()
+        value = loss.item()
+        if math.isfinite(value):
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.network.parameters(), 20.0)
+            self.optimizer.step()
+            self.average.update_parameters(self.network)
+        self.iteration += 1
+        return value
+
+    def judge(self, clean: Tensor, damaged: Tensor) -> float:
+        """The gain in dB of the averaged weights, which are kept if they are the best so far."""
+        gain = mean_gain(self.average.module, clean, damaged)
+        self.history.append((self.iteration, round(gain, 4)))
+        if gain > self.best_gain:
+            self.best_gain, self.best = gain, self._averaged()
+        return gain
+
+    def configuration(self) -> dict[str, Any]:
+        """What a checkpoint must agree on: the settings and the weights it started from."""
+        return {**asdict(self.config), "start": self.origin and self.origin["sha256"]}
+
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs."""
+        return {
+            "config": self.configuration(),
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best,
+            "best_gain": self.best_gain,
+            "history": self.history,
+            "iteration": self.iteration,
+            "seconds": self.seconds,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint of the same configuration; another one is refused."""
+        check_same_configuration(state["config"], self.configuration())
+        for name in ("network", "average", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+        self.best, self.best_gain, self.history = state["best"], state["best_gain"], state["history"]
+        self.iteration, self.seconds = state["iteration"], state["seconds"]
+
+    def card(self) -> dict[str, Any]:
+        """The card of the best weights."""
+        return {
+            "name": self.config.network,
+            "description": NETWORKS[self.config.network].description,
+            "network": self.config.network,
+            "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
+            "multiply_adds_per_pixel": self.multiply_adds,
+            "licence": "MIT",
+            "training": {**asdict(self.config), "iterations_done": self.iteration},
+            "started_from": self.origin,
+            "patches_seen": self.patches_seen,
+            "seconds": round(self.seconds, 1),
+            "validation_gain_db": round(self.best_gain, 4),
+            "converged": converged(self.history, self.config.iterations),
+            "history": self.history,
+        }
