@@ -17,6 +17,7 @@ from restoration_env.agents.reference import best_fixed_chain
 from restoration_env.benchmarks.comparison import Entry, Rows
 from restoration_env.benchmarks.comparison import compare as compare_on
 from restoration_env.benchmarks.gain_matrix import as_json, diagonal, draw_matrices, gain_matrix
+from restoration_env.benchmarks.owan import load_owan
 from restoration_env.benchmarks.published import load_published
 from restoration_env.benchmarks.suites import patch_suite
 from restoration_env.cli import progress_bar
@@ -40,7 +41,7 @@ def _command(name: str, **options: Any) -> str:
         if value is True:
             words.append(f"--{option.replace('_', '-')}")
         elif value is not None and value is not False:
-            text = Path(value).name if option in ("images", "published", "choose_on") else value
+            text = Path(value).name if option in ("images", "published", "owan", "choose_on") else value
             words += [f"--{option.replace('_', '-')}", str(text)]
     return " ".join(words)
 
@@ -108,6 +109,7 @@ def gains(
 @click.option("--count", default=1000, show_default=True, help="Patches of each severity.")
 @click.option("--choose-on", default="bundled", show_default=True, help="Other images, to choose fixed chains.")
 @click.option("--agent", "agents", multiple=True, default=["toolchain"], help="A name or a path; may be repeated.")
+@click.option("--owan", type=click.Path(), help="OWAN's model_best.pth, to measure beside ours.")
 @click.option("--chains", default=1, show_default=True, help="The longest fixed chain to search (1, 2 or 3 tools).")
 @click.option("--oracle", type=click.Choice(["greedy", "exhaustive", "none"]), default="greedy", show_default=True)
 @click.option("--rows", "rows_path", type=click.Path(path_type=Path), help="Keep measured rows here, and use them.")
@@ -120,6 +122,7 @@ def compare(
     count: int,
     choose_on: str,
     agents: tuple[str, ...],
+    owan: str | None,
     chains: int,
     oracle: str,
     rows_path: Path | None,
@@ -129,7 +132,7 @@ def compare(
 
     With --json, a comparison that was interrupted goes on where it stopped.
     """
-    entries = list(_entries(agents, published, choose_on, chains))
+    entries = list(_entries(agents, published, owan, choose_on, chains))
     options = {
         "images": images,
         "split": split,
@@ -139,6 +142,7 @@ def compare(
         "chains": chains,
         "oracle": oracle,
         "published": published,
+        "owan": owan,
         "looks": looks,
     }
     made = provenance(_command("compare", **options))
@@ -146,7 +150,7 @@ def compare(
     rows = Rows(part)
     suites: dict[str, Any] = {}
     with progress_bar() as bar:
-        boxes = len({entry.toolbox.name for entry in entries}) if oracle != "none" else 0
+        boxes = len({entry.toolbox.name for entry in entries if len(entry.toolbox) > 1}) if oracle != "none" else 0
         task = bar.add_task("suites", total=len(SEVERITY_RANGES) * (len(entries) + boxes), note="")
 
         def note(text: str) -> None:
@@ -167,7 +171,9 @@ def compare(
     Console().print(comparison_table(suites))
 
 
-def _entries(agents: Sequence[str], published: str | None, choose_on: str, chains: int) -> Iterator[Entry]:
+def _entries(
+    agents: Sequence[str], published: str | None, owan: str | None, choose_on: str, chains: int
+) -> Iterator[Entry]:
     """The input, chance and fixed chains with the first agent's tools, the agents, the published system."""
     loaded = [load_agent(agent) for agent in agents]
     tools = loaded[0].toolbox
@@ -186,6 +192,9 @@ def _entries(agents: Sequence[str], published: str | None, choose_on: str, chain
     if published:
         theirs = load_published(published)
         yield Entry(theirs.name, theirs, theirs.toolbox)
+    if owan:
+        single = load_owan(owan)
+        yield Entry(single.name, single, single.toolbox)
 
 
 def comparison_table(suites: dict[str, Any]) -> Table:

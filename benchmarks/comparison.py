@@ -115,12 +115,14 @@ def compare(
     if oracle == "none":
         return table
     oracles = {}
-    for toolbox in {entry.toolbox.name: entry.toolbox for entry in entries}.values():
+    for toolbox in {entry.toolbox.name: entry.toolbox for entry in entries if len(entry.toolbox) > 1}.values():
         label = f"{oracle} oracle of {toolbox.name}"
         note(label)
         key = f"{suite.digest} {fingerprint(label, toolbox)}"
         oracles[toolbox.name] = rows.measured(key, partial(evaluate_oracle, oracle, toolbox, suite))
     for row in table:
+        if row["toolbox"] not in oracles:
+            continue  # a single network has nothing to choose
         best = oracles[row["toolbox"]]["gain"]
         row["regret"] = round(best - row["gain"], 4)
         row["captured"] = round(row["gain"] / best, 4) if best > 0 else None
