@@ -122,9 +122,10 @@ def train_exact(
     path = Path(path)
     checkpoint = path.with_suffix(".checkpoint")
     torch.manual_seed(config.seed)
-    network = build_network(config.network, len(toolbox)).to(device)
+    network, origin = build_network(config.network, len(toolbox)).to(device), dict[str, Any]()
     if config.start:
-        network = load_agent(config.start, toolbox=toolbox, device=str(device)).network.requires_grad_(True)
+        known = load_agent(config.start, toolbox=toolbox, device=str(device))
+        network, origin = known.network.requires_grad_(True), known.card
         network.scale_values(1.0 / UNIT)
     learner = ExactValues(
         network,
@@ -178,6 +179,8 @@ def train_exact(
     learner.target.scale_values(UNIT)
     facts = {
         "training": {"algorithm": "exact values", **asdict(config)},
+        "started_from": {key: origin[key] for key in ("sha256", "command", "training", "seconds") if key in origin},
+        "images_seen": config.episodes + origin.get("images_seen", 0),
         "seconds": round(seconds + time.monotonic() - began, 1),
         "device": str(device),
         "validation_gain_db": round(best_gain, 4),

@@ -52,7 +52,7 @@ def _command(name: str, **options: Any) -> str:
 @_published
 @_json
 @click.option("--count", default=100, show_default=True, help="Patches of each band.")
-@click.option("--toolbox", default="cnn12", show_default=True, help="A toolbox of twelve, in the table's order.")
+@click.option("--toolbox", "names", multiple=True, default=["cnn12"], help="A toolbox of twelve; may be repeated.")
 @click.option("--picture", type=click.Path(), help="Draw the matrix here (PNG).")
 @click.option("--update-cards", is_flag=True, help="Write each tool's own-band gain into its card.")
 def gains(
@@ -61,15 +61,15 @@ def gains(
     published: str | None,
     json_path: str | None,
     count: int,
-    toolbox: str,
+    names: tuple[str, ...],
     picture: str | None,
     update_cards: bool,
 ) -> None:
     """Apply every tool to every band of pure damage and report the gain matrix."""
-    toolboxes = {"ours" if toolbox == "cnn12" else toolbox: load_toolbox(toolbox)}
+    toolboxes = {"ours" if name == "cnn12" else name: load_toolbox(name) for name in names}
     if published:
         toolboxes["published"] = load_published(published).toolbox
-    names = [spec.name for spec in CATALOGUE]
+    tools_in_order = [spec.name for spec in CATALOGUE]
     with progress_bar() as bar:
         task = bar.add_task("bands", total=len(CATALOGUE), note="")
         bands = []
@@ -80,20 +80,20 @@ def gains(
         for name, tools in toolboxes.items():
             bar.update(task, note=f"tools of {name}")
             matrices[name] = gain_matrix(tools, bands)
-    result = as_json(matrices, names, bands)
-    options = {"images": images, "split": split, "count": count, "published": published}
+    result = as_json(matrices, tools_in_order, bands)
+    options = {"images": images, "split": split, "count": count, "toolbox": ",".join(names), "published": published}
     if json_path:
         write_json(json_path, {**provenance(_command("gains", **options)), **result})
     if picture:
-        save_png(picture, draw_matrices(matrices, names, [band.name for band in bands]))
+        save_png(picture, draw_matrices(matrices, tools_in_order, [band.name for band in bands]))
     if update_cards and "ours" in matrices:
-        for name, gain in zip(names, diagonal(matrices["ours"]), strict=True):
+        for name, gain in zip(tools_in_order, diagonal(matrices["ours"]), strict=True):
             path = WEIGHTS / "cnn12" / f"{name}.json"
             write_json(path, {**read_result(path), "held_out_gain_db": gain, "held_out_images": bands[0].source})
     table = Table(title=f"Gain on the own band, dB ({bands[0].source})")
     for heading in ("tool", "band", *matrices):
         table.add_column(heading, justify="left" if heading in ("tool", "band") else "right")
-    for row, (name, band) in enumerate(zip(names, bands, strict=True)):
+    for row, (name, band) in enumerate(zip(tools_in_order, bands, strict=True)):
         table.add_row(name, band.name, *(f"{matrix[row][row]:+.2f}" for matrix in matrices.values()))
     table.add_section()
     means = [entry["mean_own_band"] for entry in result["toolboxes"].values()]
@@ -187,7 +187,7 @@ def _entries(
             yield Entry(chain.name, chain, tools, len(chosen_on.clean))
     for name, agent in zip(agents, loaded, strict=True):
         training = agent.card.get("training", {})
-        seen = training.get("episodes_done", training.get("episodes"))
+        seen = agent.card.get("images_seen", training.get("episodes_done"))
         yield Entry(f"{Path(name).stem} ({agent.toolbox.name})", agent, agent.toolbox, seen, agent.card.get("seconds"))
     if published:
         theirs = load_published(published)

@@ -95,6 +95,7 @@ class ToolboxSpec:
 
 _PUBLISHED = {"3-layer": "3-layer", "8-layer": "8-layer"}
 _MODERN = {"3-layer": "modern-small", "8-layer": "modern-large"}
+# Those whose weights ship can be loaded by name (restoration_env.registry); all can be trained.
 TOOLBOXES = {
     spec.name: spec
     for spec in (
@@ -172,13 +173,3 @@ def cnn12(*, device: torch.device | str = "cpu", precision: str = "float32") -> 
 def cnn12_joint(*, device: torch.device | str = "cpu", precision: str = "float32") -> Toolbox:
     """The published networks, trained jointly with an agent."""
     return cnn_toolbox("cnn12-joint", device=device, precision=precision)
-
-
-def cnn12_gan(*, device: torch.device | str = "cpu", precision: str = "float32") -> Toolbox:
-    """The published networks, trained with a perceptual and an adversarial loss."""
-    return cnn_toolbox("cnn12-gan", device=device, precision=precision)
-
-
-def cnn12_modern(*, device: torch.device | str = "cpu", precision: str = "float32") -> Toolbox:
-    """Gated networks of the same cost, trained jointly with an agent."""
-    return cnn_toolbox("cnn12-modern", device=device, precision=precision)
