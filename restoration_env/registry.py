@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 _TOOLBOXES = {
     "cnn12": "restoration_env.tools.catalogue:cnn12",
-    "cnn12-joint": "restoration_env.tools.catalogue:cnn12_joint",
     "classical": "restoration_env.tools.classical:classical",
 }
 _TOOLS: dict[str, str] = {}
@@ -90,8 +89,7 @@ def load_toolbox(
     """A toolbox by name, with further tools after its own.
 
     Args:
-        name: "cnn12" (the twelve CNNs, each trained alone), "cnn12-joint" (trained together with an agent),
-            "classical" (scikit-image), or any registered name.
+        name: "cnn12" (the twelve CNNs), "classical" (scikit-image), or any registered name.
         extra_tools: names as `load_tool` takes them.
         device: where the tools compute.
         precision: "float32", or "bfloat16" where speed counts more than the last hundredth of a dB.

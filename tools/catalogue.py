@@ -168,8 +168,3 @@ def cnn_toolbox(
 def cnn12(*, device: torch.device | str = "cpu", precision: str = "float32") -> Toolbox:
     """The published networks, each tool trained on its own band."""
     return cnn_toolbox("cnn12", device=device, precision=precision)
-
-
-def cnn12_joint(*, device: torch.device | str = "cpu", precision: str = "float32") -> Toolbox:
-    """The published networks, trained jointly with an agent."""
-    return cnn_toolbox("cnn12-joint", device=device, precision=precision)
