@@ -16,6 +16,9 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "reference",
         "replay",
         "sb3",
+        "sb3_hub",
+        "sb3_policy",
+        "sb3_training",
         "sb3_vec_env",
     ],
     submod_attrs={
@@ -25,6 +28,10 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "photo": ["Restoration", "restore", "restore_file"],
         "policies": ["FixedChain", "RandomPolicy", "StopAtOnce", "restore_batch", "roll_out"],
         "reference": ["ClassifierPolicy", "best_fixed_chain", "load_classifier"],
-        "sb3_vec_env": ["SB3VecEnv"],
+        "sb3": ["RestoreFeatures", "algorithm_names", "make_model"],
+        "sb3_hub": ["load_from_hub", "push_to_hub"],
+        "sb3_policy": ["SB3Policy", "load_sb3_policy", "save_sb3_policy"],
+        "sb3_training": ["SB3Config", "train_sb3"],
+        "sb3_vec_env": ["SB3VecEnv", "ScaledRewards"],
     },
 )

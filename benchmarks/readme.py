@@ -37,8 +37,21 @@ def policies_table(result: dict[str, Any]) -> str:
     lines += [
         "",
         f"{patches:,} patches of 63x63 for each severity, from {images}; mean ± standard error. Harmed: the share of "
-        f"images made worse; tools: how many were used; both for {', '.join(suites)}. An oracle sees the clean image.",
+        f"images made worse; tools: how many were used; both for {', '.join(suites)}.",
     ]
+    return "\n".join(lines)
+
+
+def before_and_after(result: dict[str, Any]) -> str:
+    """Gain of each policy and oracle on the suites there are, a row for each toolbox, as Markdown."""
+    suites = result["suites"]
+    lines = ["| PSNR gain in dB | tools | " + " | ".join(suites) + " |", "|---|---|" + "---|" * len(suites)]
+    for rows in zip(*(suite["rows"] for suite in suites.values()), strict=True):
+        if rows[0]["policy"] not in ("input", "random"):
+            name = "greedy oracle" if "oracle" in rows[0]["policy"] else rows[0]["policy"]
+            lines.append(
+                f"| {name} | {rows[0]['toolbox']} | " + " | ".join(f"{row['gain']:+.2f}" for row in rows) + " |"
+            )
     return "\n".join(lines)
 
 
@@ -55,7 +68,11 @@ def tools_table(result: dict[str, Any]) -> str:
 
 def with_tables(text: str) -> str:
     """A page with what stands between its ``<!-- name -->`` and ``<!-- end -->`` marks drawn anew."""
-    for name, draw in (("policies", policies_table), ("gain_matrix", tools_table)):
+    for name, draw in (
+        ("policies", policies_table),
+        ("gain_matrix", tools_table),
+        ("joint_first", before_and_after),
+    ):
         if f"<!-- {name} -->" in text:
             table = draw(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")))
             head, _, rest = text.partition(f"<!-- {name} -->\n")

@@ -33,9 +33,17 @@ _COMMANDS = {
     ),
     "train system": ("restoration_env.agents.system:system", "Train tools, agent and both together: everything."),
     "train joint": ("restoration_env.agents.train:joint", "Train tools and agent together."),
+    "train single": (
+        "restoration_env.benchmarks.commands_single:train",
+        "Train a single network to hold toolchains against.",
+    ),
     "train classifier": (
         "restoration_env.agents.commands_classifier:train",
         "Train the classifier of damage, the policy without RL.",
+    ),
+    "train sb3": (
+        "restoration_env.agents.commands_sb3:train",
+        "Train a policy with an algorithm of Stable-Baselines3.",
     ),
     "tools": ("restoration_env.tools.commands:table", "Show the table of tools, with what their cards say."),
     "gains": (

@@ -15,14 +15,12 @@ from restoration_env.tools import load_toolbox
 from restoration_env.tools.catalogue import (
     CATALOGUE,
     NAMES,
-    TOOLBOXES,
     WEIGHTS,
-    cnn_toolbox,
     load_network,
     specification,
 )
-from restoration_env.tools.networks import NETWORKS, build_network
 from restoration_env.tools.lessons import lessons
+from restoration_env.tools.networks import NETWORKS, build_network
 from restoration_env.tools.training import (
     TrainingConfig,
     TrainingDiverged,
