@@ -89,6 +89,7 @@ class RestoreFeatures(BaseFeaturesExtractor):
         super().__init__(observation_space, eyes.fc.out_features + actions + steps)
         del eyes.gates, eyes.q
         for norm in eyes.norms:
+            assert isinstance(norm, torch.nn.BatchNorm2d)
             norm.momentum = None  # what is seen while the mode is training decides alone
         self.eyes = eyes
 
@@ -155,7 +156,7 @@ def algorithm_class(row: Algorithm) -> type[BaseAlgorithm]:
             raise
         expected = f"one whose package is installed ({package}: pip install 'restoration-env[baselines]')"
         raise InvalidArgument("algo", expected, repr(row.name)) from None
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def make_model(name: str, envs: VecEnv, *, device: str = "cpu", **settings: Any) -> BaseAlgorithm:

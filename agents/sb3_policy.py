@@ -175,7 +175,7 @@ def _filled(row: Algorithm, card: Mapping[str, Any], tensors: Mapping[str, Tenso
     if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in tensors.items()}:
         raise InvalidArgument("path", expected, path)
     policy.load_state_dict(tensors, strict=False)  # the names left out are second names of the same weights
-    return policy  # type: ignore[no-any-return]
+    return policy
 
 
 def _read_zip(path: Path, device: torch.device) -> tuple[BasePolicy, dict[str, Any]]:

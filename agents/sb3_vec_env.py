@@ -52,12 +52,14 @@ class SB3VecEnv(VecEnv):
 
     def reset(self) -> VecEnvObs:
         """Begin an episode in every row, with the seeds and options that were set since the last call."""
-        observation, info = {}, {}
+        observation: Any = {}
+        info: Any = {}
+        seeds: Any = self._seeds  # the batched environment takes a list, as Gymnasium's own do
         if not any(self._options) or not self._begun:
-            observation, info = self.envs.reset(seed=self._seeds)
+            observation, info = self.envs.reset(seed=seeds)
         for row in range(self.num_envs) if any(self._options) else ():
             options = {**self._options[row], "reset_mask": np.arange(self.num_envs) == row}
-            observation, info = self.envs.reset(seed=self._seeds, options=options)
+            observation, info = self.envs.reset(seed=seeds, options=options)
         self._begun = True
         self._reset_seeds()
         self._reset_options()
@@ -116,7 +118,7 @@ class SB3VecEnv(VecEnv):
         if method_name == "render":
             values: Sequence[Any] = self.get_images() if self.render_mode else [None] * self.num_envs
         elif method_name == "action_masks":
-            values = self.batched.action_masks()
+            values = list(self.batched.action_masks())
         else:
             raise UnknownName("method_name", method_name, ["action_masks", "render"])
         return [values[row] for row in self._get_indices(indices)]
