@@ -43,6 +43,7 @@ class ExactConfig:
         explore: share of actions drawn near the learner's choice instead of taking it.
         temperature: in dB, how near.
         closeness: in dB, how far behind the best an action may be before its value no longer matters.
+        discount: of what follows a step; the agent that ships was trained without one (1.0).
         start: an agent, by name or path, whose weights to start from, or "".
         pretraining: iterations in which the convolutions first learn to tell the strengths of damage
             (`restoration_env.agents.pretraining`), on images that are not counted as episodes.
@@ -63,6 +64,7 @@ class ExactConfig:
     explore: float = 0.3
     temperature: float = 0.5
     closeness: float = 1.0
+    discount: float = 0.95
     start: str = ""
     pretraining: int = 1_500
     evaluate_every: int = 100
@@ -135,6 +137,7 @@ def train_exact(
         explore=config.explore,
         temperature=config.temperature,
         closeness=config.closeness,
+        discount=config.discount,
         seed=config.seed,
     )
     agent = ToolchainAgent(learner.target, toolbox, config.max_steps)  # an average of the learner, and steadier

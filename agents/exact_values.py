@@ -82,11 +82,12 @@ class ExactValues:
         temperature: float = 0.5,
         following: float = 0.99,
         closeness: float = 1.0,
+        discount: float = 0.95,
         seed: int = 0,
     ) -> None:
         self.network, self.max_steps, self.unit = network, max_steps, unit
         self.explore, self.temperature = explore, temperature / unit
-        self.following, self.closeness = following, closeness
+        self.following, self.closeness, self.discount = following, closeness, discount
         self.target = copy.deepcopy(network).requires_grad_(False).eval()
         self.optimizer = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=1e-4)
         self.replay: EpisodeReplay[Labelled] = EpisodeReplay(memory)
@@ -127,12 +128,13 @@ class ExactValues:
     def _worth(self, images: Tensor, last: Tensor, own: State, theirs: State) -> Tensor:
         """What an image is still worth in dB: the target's value of the action that the learner prefers.
 
-        Taking the target's own best would take its errors for gains (double Q-learning).
+        Taking the target's own best would take its errors for gains (double Q-learning). The discount is there so that
+        a tool that changes nothing, and only puts off what is to be done, is worth less than doing it.
         """
         preferred, _ = self.network(images, last, own)
         valued, _ = self.target(images, last, theirs)
         best = valued.gather(1, preferred.argmax(1, keepdim=True))[:, 0]
-        return best.clamp_min(0.0) * self.unit
+        return best.clamp_min(0.0) * self.unit * self.discount
 
     @torch.no_grad()
     def remember(self, steps: Sequence[Step]) -> None:
@@ -146,7 +148,8 @@ class ExactValues:
         images = torch.stack([step.image for step in steps], 1)
         last_actions = torch.stack([step.last_action for step in steps], 1)
         preferred = unroll(self.network, images, last_actions).argmax(2, keepdim=True)
-        worth = unroll(self.target, images, last_actions).gather(2, preferred)[..., 0].clamp_min(0.0) * self.unit
+        worth = unroll(self.target, images, last_actions).gather(2, preferred)[..., 0].clamp_min(0.0)
+        worth = worth * self.unit * self.discount
         parts = []
         for number, step in enumerate(steps):
             following = torch.zeros(n, device=device)
