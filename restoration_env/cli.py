@@ -27,6 +27,7 @@ _COMMANDS = {
         "Draw what an agent does with which damage, and its toolchains.",
     ),
     "train tools": ("restoration_env.tools.commands:train", "Train one or all of the twelve tools."),
+    "train chains": ("restoration_env.tools.commands_chains:chains", "Train all tools in toolchains."),
     "train agent": (
         "restoration_env.agents.train:train",
         "Train the toolchain agent on exact values or by Q-learning.",
