@@ -26,12 +26,13 @@ from torch import Tensor, nn
 
 from restoration_env.distortions import Recipe, recipe
 from restoration_env.episodes import Episodes
-from restoration_env.errors import check_at_least
+from restoration_env.errors import UnknownName, check_at_least
 from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint, save_weights
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.randomness import uniform
 from restoration_env.toolbox import Toolbox
 from restoration_env.tools.catalogue import CATALOGUE, NAMES
+from restoration_env.tools.optimizers import OPTIMIZERS, ToolOptimizer
 from restoration_env.tools.training import ENOUGH, TrainingDiverged
 
 _SIZE = 63
@@ -47,6 +48,8 @@ class ChainConfig:
         batch: images in each.
         severity: the damage to train on.
         learning_rate: at the peak of a cosine schedule.
+        optimizer: "adamw" or "muon" (`restoration_env.tools.optimizers`).
+        muon_rate: Muon's learning rate at the peak.
         stronger: share of choices moved to the next stronger band.
         weaker: share moved to the next weaker band.
         shuffled: share of chains in another order.
@@ -63,6 +66,8 @@ class ChainConfig:
     batch: int = 32
     severity: str = "every"
     learning_rate: float = 5e-4
+    optimizer: str = "adamw"
+    muon_rate: float = 2e-3
     stronger: float = 0.2
     weaker: float = 0.1
     shuffled: float = 0.15
@@ -75,6 +80,8 @@ class ChainConfig:
 
     def __post_init__(self) -> None:
         recipe(self.severity)
+        if self.optimizer not in OPTIMIZERS:
+            raise UnknownName("optimizer", self.optimizer, OPTIMIZERS)
         counts = {name: getattr(self, name) for name in ("iterations", "batch", "candidates", "evaluate_every")}
         check_at_least(1, **counts, validation_images=self.validation_images)
         check_at_least(0, learning_rate=self.learning_rate, earlier=self.earlier, seed=self.seed)
@@ -131,10 +138,8 @@ class ChainRun:
         self.config, self.toolbox = config, toolbox
         self.tools = nn.ModuleDict({tool.name: cast("nn.Module", tool.function) for tool in toolbox})
         self.tools.requires_grad_(True)
-        self.optimizers = {
-            name: torch.optim.AdamW(tool.parameters(), config.learning_rate, weight_decay=1e-5)
-            for name, tool in self.tools.items()
-        }
+        rates = config.learning_rate, config.muon_rate
+        self.optimizers = {n: ToolOptimizer(tool, config.optimizer, *rates) for n, tool in self.tools.items()}
         self.iteration, self.seconds, self.used = 0, 0.0, torch.zeros(len(toolbox), dtype=torch.long)
         self.average = self._copy(self.tools.state_dict())
         self.best_gain, self.best = -math.inf, self._copy(self.average)
@@ -195,7 +200,7 @@ class ChainRun:
         if not math.isfinite(value):
             raise TrainingDiverged(f"training in chains diverged at iteration {self.iteration} (loss {value})")
         for optimizer in self.optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
         if loss.requires_grad:  # else no image of the batch needed a tool
             loss.backward()
         uses = torch.bincount(actions.flatten(), minlength=self.toolbox.stop + 1)[: self.toolbox.stop].cpu()
@@ -207,9 +212,7 @@ class ChainRun:
                 if parameter.grad is not None:
                     parameter.grad.mul_(count / used)
             nn.utils.clip_grad_norm_(tool.parameters(), 20.0)
-            for group in self.optimizers[name].param_groups:
-                group["lr"] = self._schedule() * self.config.learning_rate
-            self.optimizers[name].step()
+            self.optimizers[name].step(self._schedule())
         self.iteration += 1
         decay = min(self.config.averaging, self.iteration / (self.iteration + 10))
         for name, value_now in self.tools.state_dict().items():

@@ -16,6 +16,7 @@ from restoration_env.images import load_images
 from restoration_env.provenance import provenance
 from restoration_env.tools.catalogue import NAMES, TOOLBOXES, cnn_toolbox, toolbox_specification
 from restoration_env.tools.chain_training import ChainConfig, ChainProgress, train_in_chains
+from restoration_env.tools.optimizers import OPTIMIZERS
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(ChainConfig)}
 
@@ -30,6 +31,8 @@ _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Chain
 @click.option("--batch", default=_DEFAULTS["batch"], show_default=True, help="Images in each.")
 @click.option("--severity", default=_DEFAULTS["severity"], show_default=True, help="The damage to train on.")
 @click.option("--learning-rate", default=_DEFAULTS["learning_rate"], show_default=True, help="At its peak.")
+@click.option("--optimizer", type=click.Choice(OPTIMIZERS), default=_DEFAULTS["optimizer"], show_default=True)
+@click.option("--muon-rate", default=_DEFAULTS["muon_rate"], show_default=True, help="Learning rate of Muon.")
 @click.option("--candidates", default=_DEFAULTS["candidates"], show_default=True, help="Chains to choose from.")
 @click.option("--stronger", default=_DEFAULTS["stronger"], show_default=True, help="Share moved a band up.")
 @click.option("--weaker", default=_DEFAULTS["weaker"], show_default=True, help="Share moved a band down.")
