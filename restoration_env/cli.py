@@ -45,12 +45,20 @@ _COMMANDS = {
         "restoration_env.agents.commands_sb3:train",
         "Train a policy with an algorithm of Stable-Baselines3.",
     ),
+    "train segmenter": (
+        "restoration_env.sft.commands_segmenter:train",
+        "Train a segmenter of scenes, the paper's categories or your own.",
+    ),
     "tools": ("restoration_env.tools.commands:table", "Show the table of tools, with what their cards say."),
     "gains": (
         "restoration_env.benchmarks.commands:gains",
         "Measure every tool on every band: the gain matrix.",
     ),
     "compare": ("restoration_env.benchmarks.commands:compare", "Compare policies on the test suites."),
+    "segments": (
+        "restoration_env.sft.commands_segmenter:measure",
+        "Measure a segmenter on labelled scenes.",
+    ),
     "perceptual-weights": (
         "restoration_env.perceptual_weights:perceptual_weights",
         "Make the weights of VGG16 for LPIPS and perceptual losses, once.",
