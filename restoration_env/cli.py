@@ -45,6 +45,7 @@ _COMMANDS = {
         "restoration_env.agents.commands_sb3:train",
         "Train a policy with an algorithm of Stable-Baselines3.",
     ),
+    "train sft": ("restoration_env.sft.commands:train", "Train the super-resolver, one stage of three."),
     "train segmenter": (
         "restoration_env.sft.commands_segmenter:train",
         "Train a segmenter of scenes, the paper's categories or your own.",
