@@ -56,6 +56,11 @@ _COMMANDS = {
         "Measure every tool on every band: the gain matrix.",
     ),
     "compare": ("restoration_env.benchmarks.commands:compare", "Compare policies on the test suites."),
+    "upscale": ("restoration_env.sft.commands_upscale:upscale", "Enlarge a photograph four times."),
+    "sft-pictures": (
+        "restoration_env.sft.commands_upscale:pictures",
+        "Draw the figures of the super-resolver: priors, modulation, comparison.",
+    ),
     "segments": (
         "restoration_env.sft.commands_segmenter:measure",
         "Measure a segmenter on labelled scenes.",

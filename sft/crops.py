@@ -16,13 +16,12 @@ from torch import Tensor
 
 from restoration_env.errors import InvalidArgument
 from restoration_env.images import ImagePool
+from restoration_env.resizing import SCALE, bicubic, enlarged_again
 from restoration_env.sft.conditioning import CATEGORIES
 from restoration_env.sft.losses import BACKGROUND
-from restoration_env.sft.resizing import SCALE, bicubic
 from restoration_env.sft.runs import generator
 from restoration_env.sft.scenes import Scenes
 from restoration_env.sft.segmenter import Segmenter
-from restoration_env.sft.segmenter_training import blurred_by_four
 
 _GRID = 16  # pixels between the places that are looked at for a category
 _RESCALED = (1.0, 0.75, 0.5)  # photographs are large enough to be shrunk, scenes are not
@@ -66,7 +65,7 @@ def whole_maps(
         raise InvalidArgument("segmenter", f"one of the categories {CATEGORIES}", segmenter.categories)
     maps = []
     for done, image in enumerate(images, 1):
-        probabilities = segmenter(blurred_by_four(image[None].to(device).float() / 255))
+        probabilities = segmenter(enlarged_again(image[None].to(device).float() / 255))
         small = F.avg_pool2d(probabilities, SCALE, ceil_mode=True, count_include_pad=False)
         maps.append((small[0] * 255).round().to(torch.uint8).cpu())
         report(done, len(images))

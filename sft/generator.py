@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restoration_env.errors import InvalidArgument, UnknownName
+from restoration_env.resizing import SCALE, bicubic
 from restoration_env.sft.conditioning import CATEGORIES, ConditionNetwork, SFTLayer
-from restoration_env.sft.resizing import SCALE, bicubic
 
 UPSAMPLING = ("nearest", "pixel-shuffle")
 CONDITIONING = {

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
 from restoration_env.files import read_weights, save_weights
 from restoration_env.sft.backbone import pretrained_backbone
-from restoration_env.sft.resizing import SCALE, bicubic
+from restoration_env.resizing import SCALE, enlarged_again
 from restoration_env.sft.runs import Progress, cosine, generator, train
 from restoration_env.sft.scenes import VOID, Scenes
 from restoration_env.sft.segmenter import NETWORKS, LiteSegmenter, Segmenter, build_segmenter
@@ -72,11 +72,6 @@ class SegmenterConfig:
         check_at_least(0, learning_rate=self.learning_rate, low_resolution=self.low_resolution, seed=self.seed)
 
 
-def blurred_by_four(images: Tensor) -> Tensor:
-    """Shrunk and enlarged again by four: what a low-resolution photograph looks like at full size."""
-    return bicubic(bicubic(images, 1 / SCALE), SCALE)[..., : images.shape[-2], : images.shape[-1]].clamp(0, 1)
-
-
 def training_crops(scenes: Scenes, config: SegmenterConfig, iteration: int, rank: int = 0) -> tuple[Tensor, Tensor]:
     """Crops (batch, 3, crop, crop) in [0, 1], scaled by 0.75 to 1.5 and flipped, and their labels."""
     random = generator(config.seed, iteration, rank)
@@ -98,7 +93,7 @@ def training_crops(scenes: Scenes, config: SegmenterConfig, iteration: int, rank
         names = F.interpolate(names, (config.crop,) * 2, mode="nearest-exact")
         window = (window * (0.8 + 0.4 * light)).clamp(0, 1)
         if low < config.low_resolution:
-            window = blurred_by_four(window)
+            window = enlarged_again(window)
         if flip < 0.5:
             window, names = window.flip(3), names.flip(3)
         images.append(window)
@@ -135,7 +130,7 @@ def intersection_over_union(
     for image, label in zip(scenes.images, scenes.labels, strict=True):
         height, width = (side // SCALE * SCALE for side in label.shape)
         pixels = image[None, :, :height, :width].to(device).float() / 255
-        found = segmenter(blurred_by_four(pixels) if low_resolution else pixels).argmax(1)[0].cpu()
+        found = segmenter(enlarged_again(pixels) if low_resolution else pixels).argmax(1)[0].cpu()
         label = label[:height, :width].long()
         known = label != VOID
         confusion += torch.bincount(label[known] * count + found[known], minlength=count * count)

@@ -22,11 +22,11 @@ from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
 from restoration_env.files import read_weights, save_weights
 from restoration_env.metrics import psnr
 from restoration_env.perceptual import load_lpips
+from restoration_env.resizing import SCALE, bicubic
 from restoration_env.sft.crops import Batch, Crops
 from restoration_env.sft.discriminator import Discriminator
 from restoration_env.sft.generator import CONDITIONING, UPSAMPLING, SFTNet
 from restoration_env.sft.losses import PERCEPTUAL, PerceptualLoss, adversarial_loss, category_loss
-from restoration_env.sft.resizing import SCALE, bicubic
 from restoration_env.sft.runs import Progress, cosine, train
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from restoration_env.errors import InvalidArgument
-from restoration_env.sft.resizing import bicubic
+from restoration_env.resizing import bicubic
 
 
 def _kernel(x: float) -> float:
