@@ -3,7 +3,7 @@
 A folder of scenes holds ``images/`` and ``labels/``, files of the same stem: photographs, and PNG maps with one byte
 per pixel, the number of a category or 255 for none. ``categories.txt`` beside them, one name a line, names other
 categories than the paper's eight. A folder of such folders is one data set; ``near_duplicates.txt`` in it names, in
-the first two words of a line, files that must not be parted.
+the first two words of a line, files (whatever their ending) that must not be parted.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class Scenes:
 def load_scenes(folder: str | os.PathLike[str], split: str = "train", *, limit: int | None = None) -> Scenes:
     """Read labelled scenes.
 
-    A file's part follows from a hash of its name and of its near-duplicates' names: a tenth validation, a tenth test.
+    A file's part follows from a hash of its name: a tenth validation, a tenth test. Near-duplicates share one, training
+    if the hash of any of them says so.
 
     Args:
         folder: one folder of scenes, or a folder of such folders.
@@ -74,8 +75,8 @@ def load_scenes(folder: str | os.PathLike[str], split: str = "train", *, limit: 
     if not files:
         raise InvalidArgument("scenes", "a folder that holds images/ and labels/", repr(str(root)))
     categories = _categories(folders)
-    parts = _parts([p.name for p in files], _pairs(root))
-    chosen = [p for p in files if split in ("all", parts[p.name])][:limit]
+    parts = _parts([p.stem for p in files], _pairs(root))
+    chosen = [p for p in files if split in ("all", parts[p.stem])][:limit]
     if not chosen:
         raise InvalidArgument("scenes", f"a folder with a scene in its {split} part", repr(str(root)))
     images, labels = [], []
@@ -117,24 +118,24 @@ def _label(image: Path, shape: tuple[int, ...], categories: int) -> Tensor:
 def _pairs(root: Path) -> list[tuple[str, str]]:
     listed = root / "near_duplicates.txt"
     lines = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else []
-    return [(words[0], words[1]) for words in map(str.split, lines) if len(words) >= 2]
+    return [(Path(words[0]).stem, Path(words[1]).stem) for words in map(str.split, lines) if len(words) >= 2]
 
 
-def _parts(names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """The split of each file: near-duplicates, and their near-duplicates, have the one of the first by name."""
-    leader = {name: name for name in names}
+def _parts(stems: Sequence[str], pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The split of each file: that of the hash of its name, or of a near-duplicate's that comes first in `SPLITS`."""
+    leader = {stem: stem for stem in stems}
 
-    def first(name: str) -> str:
-        while leader[name] != name:
-            name = leader[name]
-        return name
+    def first(stem: str) -> str:
+        while leader[stem] != stem:
+            stem = leader[stem]
+        return stem
 
     for one, other in pairs:
         if one in leader and other in leader:
-            low, high = sorted((first(one), first(other)))
-            leader[high] = low
-    parts = {}
-    for name in names:
-        tenth = int.from_bytes(hashlib.sha256(first(name).encode()).digest()[:4], "big") % 10
-        parts[name] = {0: "test", 1: "validation"}.get(tenth, "train")
-    return parts
+            leader[first(other)] = first(one)
+    ranks: dict[str, int] = {}
+    for stem in stems:
+        tenth = int.from_bytes(hashlib.sha256(f"{stem}.jpg".encode()).digest()[:4], "big") % 10
+        rank = {0: 2, 1: 1}.get(tenth, 0)
+        ranks[first(stem)] = min(rank, ranks.get(first(stem), rank))
+    return {stem: SPLITS[ranks[first(stem)]] for stem in stems}
