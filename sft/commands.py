@@ -108,7 +108,6 @@ def train(
             if progress.validation:
                 gain, ours, theirs = progress.validation.values()
                 bar.update(task, note=f"{gain:+.2f} dB over bicubic, LPIPS {ours:.3f} (bicubic {theirs:.3f})")
-                print(progress, flush=True)
 
         train_sft(
             config,

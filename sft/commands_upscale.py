@@ -116,7 +116,9 @@ def pictures(
         "comparison": lambda: drawn.comparison(crops, [first, *others]),
     }
     with progress_bar() as bar:
-        for name, draw in bar.track(figures.items(), description="pictures"):
+        task = bar.add_task("pictures", total=len(figures), note="")
+        for done, (name, draw) in enumerate(figures.items(), 1):
             save_png(folder / f"{name}.png", draw())
+            bar.update(task, completed=done, note=name)
     for name in figures:
         click.echo(folder / f"{name}.png")

@@ -147,7 +147,7 @@ class SFTNet(nn.Module):
             if place is None:
                 continue
             value = value.to(place)
-            if name == "first.weight" and place.shape != value.shape:
+            if name == "first.weight" and len(place) == len(value) and place.shape != value.shape:
                 place.zero_()
                 shared = min(place.shape[1], value.shape[1])
                 place[:, :shared].copy_(value[:, :shared])
