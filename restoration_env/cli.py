@@ -61,6 +61,14 @@ _COMMANDS = {
         "restoration_env.sft.commands_upscale:pictures",
         "Draw the figures of the super-resolver: priors, modulation, comparison.",
     ),
+    "sft-compare": (
+        "restoration_env.sft.commands_comparison:measure",
+        "Compare super-resolvers on labelled scenes, by category.",
+    ),
+    "lost-resolution": (
+        "restoration_env.benchmarks.commands_lost_resolution:lost_resolution",
+        "Measure what the super-resolver adds to a toolbox.",
+    ),
     "segments": (
         "restoration_env.sft.commands_segmenter:measure",
         "Measure a segmenter on labelled scenes.",

@@ -18,6 +18,7 @@ from restoration_env.devices import keep_freed_memory
 from restoration_env.files import replacing
 from restoration_env.images import ImagePool, load_images
 from restoration_env.provenance import provenance
+from restoration_env.sft.conditioning import CATEGORIES
 from restoration_env.sft.crops import Batch, Crops, whole_maps
 from restoration_env.sft.runs import Progress, make_fabric
 from restoration_env.sft.scenes import load_scenes
@@ -91,6 +92,8 @@ def train(
     with progress_bar() as bar:
 
         def maps_of(which: str, pixels: Sequence[Tensor]) -> list[Tensor]:
+            if config.conditioning == "none":  # nobody looks
+                return [torch.full((len(CATEGORIES), -(-i.shape[1] // 4), -(-i.shape[2] // 4)), 32) for i in pixels]
             task = bar.add_task(f"maps, {which}", total=len(pixels), note="")
             return _kept_maps(
                 Path(out), eyes, which, pixels, lambda done, total: bar.update(task, completed=done), fabric.device

@@ -170,4 +170,3 @@ def _windows(scenes: Scenes, side: int, window: int) -> list[list[tuple[int, int
         for category, row, column in torch.nonzero(shares >= _SHARE).tolist():
             found[category].append((number, row * _GRID - inset, column * _GRID - inset))
     return found
-

@@ -108,7 +108,9 @@ def _label(image: Path, shape: tuple[int, ...], categories: int) -> Tensor:
     with Image.open(path) as file:
         label = np.array(file)
     if label.dtype != np.uint8 or label.shape != shape:
-        raise InvalidArgument("labels", f"one byte a pixel, {shape} as the image", f"{label.dtype} {label.shape}, {path}")
+        raise InvalidArgument(
+            "labels", f"one byte a pixel, {shape} as the image", f"{label.dtype} {label.shape}, {path}"
+        )
     wrong = np.setdiff1d(label, [*range(categories), VOID])
     if len(wrong):
         raise InvalidArgument("labels", f"0 to {categories - 1}, or {VOID}", f"{wrong[0]} in {path}")

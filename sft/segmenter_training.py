@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
 from restoration_env.files import read_weights, save_weights
-from restoration_env.sft.backbone import pretrained_backbone
 from restoration_env.resizing import SCALE, enlarged_again
+from restoration_env.sft.backbone import pretrained_backbone
 from restoration_env.sft.runs import Progress, cosine, generator, train
 from restoration_env.sft.scenes import VOID, Scenes
 from restoration_env.sft.segmenter import NETWORKS, LiteSegmenter, Segmenter, build_segmenter
@@ -65,7 +65,9 @@ class SegmenterConfig:
         if self.network not in NETWORKS:
             raise UnknownName("network", self.network, NETWORKS)
         if self.start == "pretrained" and self.network != "lite":
-            raise InvalidArgument("start", f"'none' or a file of weights for the network {self.network!r}", "pretrained")
+            raise InvalidArgument(
+                "start", f"'none' or a file of weights for the network {self.network!r}", "pretrained"
+            )
         if self.crop < 32 or self.crop % 32:
             raise InvalidArgument("crop", "a multiple of 32", self.crop)
         check_at_least(1, iterations=self.iterations, batch=self.batch, evaluate_every=self.evaluate_every)

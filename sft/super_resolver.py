@@ -79,7 +79,9 @@ def check_maps(maps: Tensor, images: Tensor) -> None:
         raise InvalidArgument("maps", f"of shape {wanted}, four times the images' size", tuple(maps.shape))
     off = (maps.sum(1) - 1).abs().max().item()
     if not (off < _UNIT and maps.min().item() > -_UNIT):
-        raise InvalidArgument("maps", "shares of 0 or more that sum to one at each pixel", f"a sum that is off by {off:g}")
+        raise InvalidArgument(
+            "maps", "shares of 0 or more that sum to one at each pixel", f"a sum that is off by {off:g}"
+        )
 
 
 def prior(name: str, height: int, width: int) -> Tensor:

@@ -20,7 +20,9 @@ _HALO = 96  # the generator's reach; what the segmenter sees beyond it changes t
 def sft_x4(*, device: torch.device | str = "cpu", precision: str = "float32") -> Tool:
     """The tool, as `restoration_env.registry` loads it."""
     resolver = load_super_resolver("sft-psnr", device)
-    return Tool(NAME, "SFT-Net x4: new detail where resolution was lost", Resharpen(resolver), _COST, _HALO, precision, SCALE)
+    return Tool(
+        NAME, "SFT-Net x4: new detail where resolution was lost", Resharpen(resolver), _COST, _HALO, precision, SCALE
+    )
 
 
 class Resharpen:

@@ -11,8 +11,17 @@ from restoration_env.sft.conditioning import CATEGORIES
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 needs_scenes = pytest.mark.skipif(not (SHARED / "data" / "scenes").is_dir(), reason="no labelled scenes beside it")
 COLOURS = np.array(
-    [(90, 90, 90), (120, 160, 230), (30, 60, 140), (80, 190, 60), (120, 100, 80), (190, 90, 70), (20, 90, 20), (210, 170, 120)]
-)  # fmt: skip
+    [
+        (90, 90, 90),
+        (120, 160, 230),
+        (30, 60, 140),
+        (80, 190, 60),
+        (120, 100, 80),
+        (190, 90, 70),
+        (20, 90, 20),
+        (210, 170, 120),
+    ]
+)
 
 
 def write_scenes(folder: Path, count: int = 12, height: int = 112, width: int = 128, categories: int = 8) -> Path:

@@ -64,7 +64,9 @@ def test_only_film_looks_at_the_whole_image_alike():
     for conditioning, differs in (("film", False), ("sft", True)):
         network = SFTNet(width=8, blocks=1, conditioning=conditioning)
         gamma, beta = network.sft.modulation(network.conditions(half))
-        assert (bool((gamma[..., 0] != gamma[..., -1]).any()) and bool((beta[..., 0] != beta[..., -1]).any())) == differs
+        assert (
+            bool((gamma[..., 0] != gamma[..., -1]).any()) and bool((beta[..., 0] != beta[..., -1]).any())
+        ) == differs
         assert network(image, half).shape == (1, 3, 24, 48)
 
 

@@ -197,7 +197,14 @@ def test_the_upscale_command_keeps_what_the_file_says(tmp_path, weights, capsys)
     photo, out = tmp_path / "a.png", tmp_path / "b.png"
     rgba = np.random.default_rng(0).integers(0, 255, (20, 24, 4), np.uint8)
     Image.fromarray(rgba, "RGBA").save(photo)
-    with_weights = ["--weights", weights / "own.safetensors", "--segmenter", weights / "eyes.safetensors", "--device", "cpu"]
+    with_weights = [
+        "--weights",
+        weights / "own.safetensors",
+        "--segmenter",
+        weights / "eyes.safetensors",
+        "--device",
+        "cpu",
+    ]
     code, said = _run(capsys, "upscale", photo, "-o", out, "--json", *with_weights)
     assert code == 0
     assert json.loads(said.out)["width"] == 96
@@ -219,13 +226,27 @@ def test_the_pictures_of_the_paper_are_drawn_by_one_command(tmp_path, weights, c
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)).save(photo)
     own = weights / "own.safetensors"
     code, _ = _run(
-        capsys, "sft-pictures", photo, "-o", tmp_path, "--weights", own, "--against", own, "--side", 48, "--device", "cpu"
+        capsys,
+        "sft-pictures",
+        photo,
+        "-o",
+        tmp_path,
+        "--weights",
+        own,
+        "--against",
+        own,
+        "--side",
+        48,
+        "--device",
+        "cpu",
     )
     assert code == 0
     for name in ("priors", "modulation", "comparison"):
         with Image.open(tmp_path / f"{name}.png") as drawn:
             assert drawn.width > 300
-    code, said = _run(capsys, "sft-pictures", photo, "-o", tmp_path, "--weights", own, "--channel", 8, "--device", "cpu")
+    code, said = _run(
+        capsys, "sft-pictures", photo, "-o", tmp_path, "--weights", own, "--channel", 8, "--device", "cpu"
+    )
     assert code == 2 and "channel must be between 0 and 7" in said.err
     code, said = _run(capsys, "sft-pictures", photo, "-o", tmp_path, "--weights", own, "--side", 20, "--device", "cpu")
     assert code == 2 and "32 pixels" in said.err

@@ -110,7 +110,9 @@ def test_a_run_that_was_put_by_ends_as_if_it_had_not(crops, fabric, pixel, tmp_p
     train_sft(config, crops, validation, straight, fabric)
     card = train_sft(config, crops, validation, broken, fabric, stop_after=0)
     assert card["iterations_done"] == 1 and broken.with_suffix(".checkpoint").exists()
-    with pytest.raises(InvalidArgument, match="checkpoint must be of the same configuration: seed was 0, is 1|seed was"):
+    with pytest.raises(
+        InvalidArgument, match="checkpoint must be of the same configuration: seed was 0, is 1|seed was"
+    ):
         train_sft(SFTConfig(stage=stage, **{**settings, "seed": 1}), crops, validation, broken, fabric)
     train_sft(config, crops, validation, broken, fabric)
     assert straight.read_bytes() == broken.read_bytes()
