@@ -65,8 +65,8 @@ class RestoreEnv(gymnasium.Env):
     All are JSON-serialisable.
 
     - `images`: "bundled", "div2k" or a folder; `split`: "train", "validation", "test" or "all".
-    - `severity`: "mild", "moderate" or "severe" (as published), "blur", "noise", "jpeg", "single", "mixed", "any", "every",
-      "x4" (resolution lost by four) or "with-x4" (half of that, half "mixed").
+    - `severity`: "mild", "moderate" or "severe" (as published), "blur", "noise", "jpeg", "single", "mixed", "any",
+      "every", "x4" (resolution lost by four) or "with-x4" (half of that, half "mixed").
     - `toolbox`: "cnn12" or any registered name; `extra_tools`: names of further tools.
     - `max_steps`: actions of an episode, 3 as published.
     - `patch_size`: side in pixels, 63 as published; `grid`: "aligned" (patches start at multiples of 8) or "random".

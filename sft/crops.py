@@ -166,7 +166,8 @@ def _windows(scenes: Scenes, side: int, window: int) -> list[list[tuple[int, int
     inset = (side - window) // 2
     for number, label in enumerate(scenes.labels):
         one_hot = F.one_hot(label.long().clamp_max(len(scenes.categories)), len(scenes.categories) + 1)
-        shares = F.avg_pool2d(one_hot[..., :-1].permute(2, 0, 1).float(), window, _GRID)
+        cells = F.avg_pool2d(one_hot[..., :-1].permute(2, 0, 1).float(), _GRID)
+        shares = F.avg_pool2d(cells, window // _GRID, 1)
         for category, row, column in torch.nonzero(shares >= _SHARE).tolist():
             found[category].append((number, row * _GRID - inset, column * _GRID - inset))
     return found
