@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import click
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from restoration_env.cli import progress_bar
 from restoration_env.devices import find_device
@@ -16,7 +18,11 @@ from restoration_env.files import write_json
 from restoration_env.provenance import provenance
 from restoration_env.sft.comparison import compare
 from restoration_env.sft.scenes import load_scenes
-from restoration_env.sft.super_resolver import load_super_resolver, shipped
+from restoration_env.sft.super_resolver import SuperResolver, load_super_resolver, shipped
+
+
+def _resolved(resolver: SuperResolver, device: torch.device, low: Tensor) -> Tensor:
+    return resolver(low.to(device))
 
 
 @click.command()
@@ -52,7 +58,7 @@ def measure(
         task = bar.add_task("scenes", total=len(held), note="")
         rows = compare(
             held,
-            {name: (lambda low, resolver=r: resolver(low.to(where))) for name, r in resolvers.items()},
+            {name: partial(_resolved, resolver, where) for name, resolver in resolvers.items()},
             lambda done, total: bar.update(task, completed=done),
         )
     words = f"restoration-env sft-compare {' '.join(resolvers)} --scenes {Path(scenes).name} --split {split}"

@@ -40,8 +40,10 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same on a device, channels last."""
-        moved = (t.to(device).contiguous(memory_format=torch.channels_last) for t in (self.high, self.low, self.maps))
-        return Batch(*moved, self.categories.to(device))
+        high, low, maps = (
+            part.to(device).contiguous(memory_format=torch.channels_last) for part in (self.high, self.low, self.maps)
+        )
+        return Batch(high, low, maps, self.categories.to(device))
 
 
 def whole_maps(

@@ -18,6 +18,7 @@ from restoration_env.photos import read_photo
 from restoration_env.rendering import Strip, contact_sheet
 from restoration_env.resizing import SCALE, bicubic
 from restoration_env.sft.conditioning import CATEGORIES
+from restoration_env.sft.generator import SFTNet
 from restoration_env.sft.super_resolver import SuperResolver, prior
 
 _SMALLEST = 32  # pixels of a crop: LPIPS needs 31
@@ -73,12 +74,12 @@ def modulation(crops: Sequence[Crop], resolver: SuperResolver, channel: int | No
     Raises:
         InvalidArgument: for a resolver without modulation layers and a channel it does not have.
     """
-    layer = getattr(resolver.network, "sft", None)
-    if layer is None or resolver.network.conditioning != "sft":
+    network = resolver.network
+    if not isinstance(network, SFTNet) or network.sft is None or network.conditioning != "sft":
         raise InvalidArgument("weights", "a super-resolver whose conditioning is 'sft'", resolver.name)
     maps = [resolver.maps(crop.low) for crop in crops]
     with torch.no_grad():
-        found = [layer.modulation(resolver.network.conditions(one)) for one in maps]
+        found = [network.sft.modulation(network.conditions(one)) for one in maps]
     width = found[0][0].shape[1]
     if channel is None:
         channel = int(torch.stack([gamma[0].std((1, 2)) for gamma, _ in found]).mean(0).argmax())

@@ -138,8 +138,8 @@ class _Run:
             plain.begin_from({name: value.float() for name, value in tensors.items()})
             self.origin = {key: card.get(key) for key in ("name", "stage", "sha256", "command", "commit", "seconds")}
         elif config.on_bicubic:
-            nn.init.zeros_(plain.last.weight)  # begin as the bicubic enlargement
-            nn.init.zeros_(plain.last.bias)
+            for parameter in plain.last.parameters():
+                nn.init.zeros_(parameter)  # begin as the bicubic enlargement
         old, new = self._parts(plain)
         groups = [{"params": old, "lr": config.learning_rate}]
         groups += [{"params": new, "lr": config.inserted_rate}] if new else []
