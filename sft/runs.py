@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from restoration_env.errors import InvalidArgument, UnknownName
+from restoration_env.devices import find_device
+from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
 from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint
 from restoration_env.toolbox import PRECISIONS
 
@@ -69,13 +70,20 @@ def make_fabric(device: str = "auto", devices: int = 1, precision: str = "float3
         raise UnknownName("precision", precision, PRECISIONS)
     if device not in ("auto", "cpu", "cuda"):
         raise UnknownName("device", device, ("auto", "cpu", "cuda"))
+    kind = find_device(device).type
+    check_at_least(1, devices=devices)
+    if kind == "cuda" and devices > torch.cuda.device_count():
+        raise InvalidArgument("devices", f"at most {torch.cuda.device_count()}, the GPUs there are", devices)
     try:
         from lightning_fabric import Fabric
+        from lightning_fabric.strategies import DDPStrategy
     except ImportError:
         expected = "installed with `pip install restoration-env[sft]` for this kind of training"
         raise InvalidArgument("lightning-fabric", expected) from None
-    accelerator = "auto" if device == "auto" else device
-    fabric = Fabric(accelerator=accelerator, devices=devices, precision=_PRECISIONS[precision])  # type: ignore[arg-type]
+    # The discriminator sees two batches before one backward pass: its statistics must not be exchanged between them.
+    strategy: Any = DDPStrategy(broadcast_buffers=False) if devices > 1 else "auto"
+    how: Any = _PRECISIONS[precision]
+    fabric = Fabric(accelerator=kind, devices=devices, precision=how, strategy=strategy)
     fabric.launch()
     return fabric
 
@@ -132,7 +140,10 @@ def train(
         if run.iteration % run.config.evaluate_every == 0 or run.iteration == iterations:
             validation = run.evaluate()
         report(Progress(run.iteration, iterations, losses, validation))
-        if time.monotonic() - started > stop_after:
+        stop = time.monotonic() - started > stop_after
+        if math.isfinite(stop_after) and fabric.world_size > 1:
+            stop = fabric.broadcast(stop)  # all processes or none
+        if stop:
             put_by()
             return run.iteration == iterations
         if time.monotonic() - saved > checkpoint_seconds:

@@ -243,11 +243,12 @@ class _Judge:
     def losses(self, made: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The generator's losses, weighted."""
         config = self.config
-        self.network.requires_grad_(False)
-        logits, categories = self.network(made)
-        self.network.requires_grad_(True)
+        judge = self.network.module  # not what gathers gradients over processes: it learns nothing here
+        judge.requires_grad_(False)
         with self.fabric.autocast():
+            logits, categories = judge(made)
             perceptual = self.perceptual(made, batch.high)
+        judge.requires_grad_(True)
         found = {
             "perceptual": config.perceptual_weight * perceptual,
             "adversarial": config.adversarial_weight * adversarial_loss(logits.float(), True),
