@@ -46,12 +46,34 @@ _COMMANDS = {
         "restoration_env.agents.commands_sb3:train",
         "Train a policy with an algorithm of Stable-Baselines3.",
     ),
+    "train sft": ("restoration_env.sft.commands:train", "Train the super-resolver, one stage of three."),
+    "train segmenter": (
+        "restoration_env.sft.commands_segmenter:train",
+        "Train a segmenter of scenes, the paper's categories or your own.",
+    ),
     "tools": ("restoration_env.tools.commands:table", "Show the table of tools, with what their cards say."),
     "gains": (
         "restoration_env.benchmarks.commands:gains",
         "Measure every tool on every band: the gain matrix.",
     ),
     "compare": ("restoration_env.benchmarks.commands:compare", "Compare policies on the test suites."),
+    "upscale": ("restoration_env.sft.commands_upscale:upscale", "Enlarge a photograph four times."),
+    "sft-pictures": (
+        "restoration_env.sft.commands_upscale:pictures",
+        "Draw the figures of the super-resolver: priors, modulation, comparison.",
+    ),
+    "sft-compare": (
+        "restoration_env.sft.commands_comparison:measure",
+        "Compare super-resolvers on labelled scenes, by category.",
+    ),
+    "lost-resolution": (
+        "restoration_env.benchmarks.commands_lost_resolution:lost_resolution",
+        "Measure what the super-resolver adds to a toolbox.",
+    ),
+    "segments": (
+        "restoration_env.sft.commands_segmenter:measure",
+        "Measure a segmenter on labelled scenes.",
+    ),
     "perceptual-weights": (
         "restoration_env.perceptual_weights:perceptual_weights",
         "Make the weights of VGG16 for LPIPS and perceptual losses, once.",

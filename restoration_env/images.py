@@ -14,7 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from restoration_env.distortions import KERNEL_RADIUS, Recipe, gaussian_blur, gaussian_noise, jpeg_compression
+from restoration_env.distortions import (
+    KERNEL_RADIUS,
+    Recipe,
+    gaussian_blur,
+    gaussian_noise,
+    jpeg_compression,
+    lose_resolution,
+)
 from restoration_env.errors import InvalidArgument, UnknownName, UnreadableImage
 from restoration_env.photos import SUFFIXES, read_photo
 from restoration_env.randomness import normal, uniform
@@ -30,6 +37,7 @@ _BUNDLED = {
     "test": ("chelsea.png", "coffee.png"),
 }
 _MCU = 16  # side of a 4:2:0 JPEG block
+_REACH = 20  # a multiple of 4: pixels that shrinking by four and enlarging again look at, rounded up
 _File = tuple[Path, int, int]  # a file as it was when listed: its path, size and time of change
 
 
@@ -108,7 +116,8 @@ def damaged_patches(
 
     The damage is that of the whole image: blur sees the true surroundings, and the JPEG grid starts at the
     image's corner, as when the published data was cut from damaged images. Only where the image's right or
-    bottom edge cuts a JPEG block in two may that block differ, because its padding does.
+    bottom edge cuts a JPEG block in two may that block differ, because its padding does. Shrinking and enlarging see
+    the image's last pixels repeated beyond its border, not mirrored.
 
     Args:
         pool: images at least ``size`` pixels on each side.
@@ -124,19 +133,27 @@ def damaged_patches(
     place = uniform(keys, 3, stream=0)
     # The JPEG blocks that decide a patch: those it lies in and, as chroma is interpolated, one pixel around.
     side = -(-(size + _MCU + 1 - size % 2) // _MCU) * _MCU
-    margin = side - size + KERNEL_RADIUS
+    reach = _REACH if recipe.loses else 0
+    margin = side - size + KERNEL_RADIUS + reach
     wide, corners = pool.crops(place, size, grid, margin)
     wide = wide.to(device).float() / 255.0
     keys = keys.to(device)
 
     lead = corners - ((corners - 1) // _MCU * _MCU).clamp_min(0)
-    blocks = _cut(wide, margin - lead - KERNEL_RADIUS, side + 2 * KERNEL_RADIUS)
-    blur, noise, quality = recipe.draw(uniform(keys, 4, stream=2))
-    inside = slice(KERNEL_RADIUS, KERNEL_RADIUS + side)
-    worse = gaussian_blur(blocks, blur)[..., inside, inside]
+    radius = KERNEL_RADIUS + reach
+    blocks = _cut(wide, margin - lead - radius, side + 2 * radius)
+    drawn = uniform(keys, 4, stream=2)
+    blur, noise, quality = recipe.draw(drawn)
+    worse = _inside(gaussian_blur(blocks, blur), KERNEL_RADIUS)
+    if reach:  # the blocks begin at multiples of 16 of the image, so the small pixels are those of the whole image
+        worse = _inside(lose_resolution(worse, recipe.lost(drawn)), reach)
     worse = gaussian_noise(worse, noise, normal(keys, tuple(worse.shape[1:]), stream=3))
     worse = jpeg_compression(worse, quality)
-    return _cut(blocks, lead + KERNEL_RADIUS, size), _cut(worse, lead, size)
+    return _cut(blocks, lead + radius, size), _cut(worse, lead, size)
+
+
+def _inside(batch: Tensor, margin: int) -> Tensor:
+    return batch[..., margin : batch.shape[-2] - margin, margin : batch.shape[-1] - margin]
 
 
 def _cut(batch: Tensor, corners: Tensor, size: int) -> Tensor:
