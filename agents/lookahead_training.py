@@ -285,6 +285,7 @@ class _Run:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
+            "dropped_out": torch.get_rng_state(),
             "memory": [tuple(batch) for batch in self.memory],
             "images": self.images,
             "seconds": self.seconds,
@@ -299,6 +300,7 @@ class _Run:
         for name in ("learner", "average", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
         self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["dropped_out"])
         self.memory = [Outcomes(*(part.to(self.device) for part in batch)) for batch in state["memory"]]
         for name in ("images", "seconds", "history", "scaled", "seen_before"):
             setattr(self, name, state[name])
