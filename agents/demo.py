@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from restoration_env.agents.agent import ToolchainAgent
+from restoration_env.agents.agent import RestorationAgent
 from restoration_env.agents.photo import Restoration, restore
 from restoration_env.distortions import distort, recipe
 from restoration_env.errors import InvalidArgument
@@ -72,7 +72,7 @@ class Scene:
         }
 
 
-def play(agent: ToolchainAgent, severity: str = "moderate", seed: int = 0) -> list[Scene]:
+def play(agent: RestorationAgent, severity: str = "moderate", seed: int = 0) -> list[Scene]:
     """Damage and restore the demonstration's photographs.
 
     Args:
