@@ -51,6 +51,10 @@ _COMMANDS = {
         "restoration_env.sft.commands_segmenter:train",
         "Train a segmenter of scenes, the paper's categories or your own.",
     ),
+    "train sr": (
+        "restoration_env.benchmarks.commands_super_resolution:train",
+        "Train a super-resolver of the leaderboard.",
+    ),
     "tools": ("restoration_env.tools.commands:table", "Show the table of tools, with what their cards say."),
     "gains": (
         "restoration_env.benchmarks.commands:gains",
@@ -73,6 +77,10 @@ _COMMANDS = {
     "segments": (
         "restoration_env.sft.commands_segmenter:measure",
         "Measure a segmenter on labelled scenes.",
+    ),
+    "sr": (
+        "restoration_env.benchmarks.commands_super_resolution:sr",
+        "Measure super-resolvers by four: the leaderboard.",
     ),
     "perceptual-weights": (
         "restoration_env.perceptual_weights:perceptual_weights",
