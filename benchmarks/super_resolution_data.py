@@ -16,9 +16,11 @@ from torch import Tensor
 
 from restoration_env.errors import InvalidArgument
 from restoration_env.images import load_images
+from restoration_env.randomness import uniform
 from restoration_env.resizing import SCALE, bicubic
 from restoration_env.sft.scenes import load_scenes
 
+_FIRST_KEY = 1 << 38  # of the training patches, so that no other training draws the same places
 RESCALED = (1.0, 0.75, 0.5)  # training photographs also shrink, as SFT-GAN's do, by up to a half
 
 
@@ -122,9 +124,9 @@ def training_patches(
     Returns:
         large and small, float32 (count, 3, crop, crop) and (count, 3, crop / 4, crop / 4) in [0, 1].
     """
-    generator = torch.Generator().manual_seed((seed << 32) + number)
+    keys = torch.arange(count) + (seed << 40) + _FIRST_KEY + number * count
     side, large, small = crop // SCALE, list[Tensor](), list[Tensor]()
-    for which, down, right, way in torch.rand(count, 4, generator=generator, dtype=torch.float64).tolist():
+    for which, down, right, way in uniform(keys, 4, stream=0).tolist():
         index = int(which * len(pairs))
         tall, wide = pairs.small[index].shape[-2:]
         top, left, turn = int(down * (tall - side + 1)), int(right * (wide - side + 1)), int(8 * way)

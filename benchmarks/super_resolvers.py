@@ -37,8 +37,8 @@ def luma(images: Tensor) -> Tensor:
     return red + green + blue + 16 / 255
 
 
-def _conv(inputs: int, outputs: int, kernel: int = 3, *, bias: bool = True) -> nn.Conv2d:
-    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
+def _conv(inputs: int, outputs: int, kernel: int = 3, *, bias: bool = True, padding: str = "zeros") -> nn.Conv2d:
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias, padding_mode=padding)
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
@@ -79,11 +79,15 @@ class LumaResolver(SuperResolver):
 
 
 class SRCNN(LumaResolver):
-    """Three convolutions, 9-5-5 with 64 and 32 channels (Dong, Loy, He and Tang, TPAMI 2016). Luma."""
+    """Three convolutions, 9-5-5 with 64 and 32 channels (Dong, Loy, He and Tang, TPAMI 2016). Luma.
+
+    As in the authors' code, the image's outermost pixels go on beyond its border.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.convs = nn.ModuleList((_conv(1, 64, 9), _conv(64, 32, 5), _conv(32, 1, 5)))
+        shapes = ((1, 64, 9), (64, 32, 5), (32, 1, 5))
+        self.convs = nn.ModuleList(_conv(*shape, padding="replicate") for shape in shapes)
         with torch.no_grad():  # begin as the identity, or minutes go by on learning to copy
             for conv in self.convs:
                 nn.init.normal_(conv.get_parameter("weight"), std=0.01)

@@ -82,12 +82,20 @@ _COMMANDS = {
         "restoration_env.benchmarks.commands_super_resolution:sr",
         "Measure super-resolvers by four: the leaderboard.",
     ),
+    "study pictures": (
+        "restoration_env.benchmarks.commands_study:pictures",
+        "Enlarge labelled scenes by several super-resolvers, for a study.",
+    ),
+    "study make": ("restoration_env.benchmarks.commands_study:make", "Make a study's file out of pictures."),
+    "study serve": ("restoration_env.benchmarks.commands_study:serve", "Show a study's page to raters."),
+    "study export": ("restoration_env.benchmarks.commands_study:export", "Write a study's answers as CSV."),
+    "study analyse": ("restoration_env.benchmarks.commands_study:analyse", "Shares, ranks, strengths and a chart."),
     "perceptual-weights": (
         "restoration_env.perceptual_weights:perceptual_weights",
         "Make the weights of VGG16 for LPIPS and perceptual losses, once.",
     ),
 }
-_GROUPS = {"train": "Train tools and agents."}
+_GROUPS = {"train": "Train tools and agents.", "study": "Ask people which pictures look more natural."}
 
 
 class _Group(click.Group):
