@@ -130,6 +130,7 @@ def load_published(name: str, path: str | Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     expected = f"a state dictionary of {name}, by its names or its order of layers"
+    held: Any
     try:
         path = Path(path)
         if path.suffix == ".safetensors":

@@ -37,8 +37,10 @@ def luma(images: Tensor) -> Tensor:
     return red + green + blue + 16 / 255
 
 
-def _conv(inputs: int, outputs: int, kernel: int = 3, *, bias: bool = True, padding: str = "zeros") -> nn.Conv2d:
-    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias, padding_mode=padding)
+def _conv(inputs: int, outputs: int, kernel: int = 3, *, bias: bool = True, edge: bool = False) -> nn.Conv2d:
+    conv = nn.Conv2d(
+        inputs, outputs, kernel, padding=kernel // 2, bias=bias, padding_mode="replicate" if edge else "zeros"
+    )
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
@@ -87,7 +89,7 @@ class SRCNN(LumaResolver):
     def __init__(self) -> None:
         super().__init__()
         shapes = ((1, 64, 9), (64, 32, 5), (32, 1, 5))
-        self.convs = nn.ModuleList(_conv(*shape, padding="replicate") for shape in shapes)
+        self.convs = nn.ModuleList(_conv(*shape, edge=True) for shape in shapes)
         with torch.no_grad():  # begin as the identity, or minutes go by on learning to copy
             for conv in self.convs:
                 nn.init.normal_(conv.get_parameter("weight"), std=0.01)
@@ -145,7 +147,7 @@ class LapSRN(LumaResolver):
                 weight = level[-1].weight  # type: ignore[index]
                 weight.zero_()
                 weight[range(64), range(64)] = torch.outer(tent, tent)
-        _begin_at_zero(*self.residual)  # type: ignore[arg-type]
+        _begin_at_zero(*self.residual)
 
     def enlarge(self, small: Tensor, interpolated: Tensor) -> Tensor:
         """The luma (N, 1, 4h, 4w)."""

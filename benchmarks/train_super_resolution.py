@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -223,7 +223,7 @@ class _Run:
     def step(self, large: Tensor, small: Tensor) -> float:
         """One optimiser step; returns the mean loss."""
         adversarial = self.stage() != "pixels"
-        objective: Objective = self.looks if adversarial and self.looks is not None else self.pixels  # type: ignore[assignment]
+        objective: Objective = self.looks if adversarial and self.looks is not None else self.pixels
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
@@ -251,7 +251,7 @@ class _Run:
     @torch.no_grad()
     def judge(self, large: Tensor, small: Tensor) -> float:
         """The PSNR in dB of the averaged weights, of luma where the network works on luma."""
-        network: SuperResolver = self.average.module
+        network = cast("SuperResolver", self.average.module)
         values = []
         for pair in zip(large.split(4), small.split(4), strict=True):
             values.append(psnr(network.judged(network(pair[1])), network.judged(pair[0])))
