@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -38,6 +37,8 @@ def pictures(
 
     A scene counts to the category that most of it shows, background aside.
     """
+    import torch
+
     from restoration_env.benchmarks.study_scenes import scenes_by_category
     from restoration_env.benchmarks.super_resolution import WEIGHTS, load_resolver
     from restoration_env.benchmarks.super_resolution_data import eight_bits, make_pairs
