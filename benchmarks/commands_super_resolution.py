@@ -227,5 +227,7 @@ def draw_strips(resolvers: Sequence[Resolver], pairs: Pairs, count: int) -> np.n
     for row in strip_rows(resolvers, pairs, count):
         captions = [(title, f"{value:.2f} dB") for title, value, _ in row["parts"]]
         frames = [frame for _, _, frame in row["parts"]]
-        rows.append(Strip(frames, captions, label=row["name"], reference=(row["clean"], ("photograph", ""))))
+        rows.append(
+            Strip(frames, captions, label=row["name"], reference=(row["clean"], ("photograph", "")), steps=False)
+        )
     return contact_sheet(rows, title=f"Super-resolution by four: {pairs.label}", scale=2)

@@ -104,7 +104,7 @@ def super_resolvers_table(result: dict[str, Any]) -> str:
             times += [row["ms_per_megapixel"] / 1000] if row else []
         size = f"{facts['parameters']:,}" if facts["parameters"] else ""
         seen = f"{facts['patches_seen']:,}" if "patches_seen" in facts else ""
-        lines.append(f"| {title} | {' | '.join(cells)} | {size} | {min(times):.1f} | {seen} |")
+        lines.append(f"| {title} | {' | '.join(cells)} | {size} | {min(times):.2f} | {seen} |")
     return "\n".join(lines)
 
 

@@ -25,7 +25,9 @@ from restoration_env.benchmarks.super_resolution_losses import CROP, Discriminat
 from restoration_env.benchmarks.super_resolvers import SPECS, LapSRN, build_resolver, luma
 from restoration_env.cli import main
 from restoration_env.errors import InvalidArgument
+from restoration_env.files import save_weights
 from restoration_env.resizing import SCALE, bicubic
+from restoration_env.sft.generator import SFTNet
 
 SETS = ROOT.parent / "shared" / "data" / "eval"
 needs_sets = pytest.mark.skipif(not (SETS / "Set5").is_dir(), reason="Set5 and Set14 are not on this machine")
@@ -175,6 +177,17 @@ def test_functions_of_others_can_be_measured_and_must_enlarge_by_four(pairs):
         load_resolver("resnet")
     with pytest.raises(InvalidArgument, match="weights"):
         load_resolver("srcnn", "no/such/folder")
+
+
+def test_an_sft_net_is_measured_from_its_file(tmp_path, pairs):
+    torch.manual_seed(0)
+    shape = {"upsampling": "nearest", "width": 8, "blocks": 1, "conditioning": "sft", "on_bicubic": True}
+    network = SFTNet(**shape)
+    size = parameters(network)
+    save_weights(tmp_path / "mine.safetensors", network.state_dict(), {**shape, "parameters": size})
+    resolver = load_resolver(str(tmp_path / "mine.safetensors"))
+    assert (resolver.title, resolver.parameters) == ("SFT-Net (mine)", size)
+    assert resolver(pairs.small[0][None, :, :24, :32].float() / 255).shape == (1, 3, 96, 128)
 
 
 def test_a_perfect_super_resolver_has_perfect_numbers(pairs, monkeypatch):
