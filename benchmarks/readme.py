@@ -88,6 +88,26 @@ def super_resolution_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def super_resolvers_table(result: dict[str, Any]) -> str:
+    """PSNR (RGB and luma), SSIM and LPIPS of each super-resolver on each set, with size and time, as Markdown."""
+    sets, titles = result["sets"], list(result["resolvers"])
+    heads = " | ".join(f"{name} ({entry['images']})" for name, entry in sets.items())
+    lines = [f"| PSNR RGB / luma, SSIM, LPIPS | {heads} | parameters | s per megapixel | patches seen |"]
+    lines.append("|---|" + "---|" * (len(sets) + 3))
+    for title in titles:
+        facts, cells, times = result["resolvers"][title], [], []
+        for entry in sets.values():
+            row = entry["rows"].get(title)
+            cells.append(
+                f"{row['psnr_rgb']:.2f} / {row['psnr_luma']:.2f}, {row['ssim']:.3f}, {row['lpips']:.3f}" if row else ""
+            )
+            times += [row["ms_per_megapixel"] / 1000] if row else []
+        size = f"{facts['parameters']:,}" if facts["parameters"] else ""
+        seen = f"{facts['patches_seen']:,}" if "patches_seen" in facts else ""
+        lines.append(f"| {title} | {' | '.join(cells)} | {size} | {min(times):.2f} | {seen} |")
+    return "\n".join(lines)
+
+
 def lost_resolution_table(result: dict[str, Any]) -> str:
     """The gain with and without the super-resolver, and where it is used, as Markdown."""
     lines = ["| policy | tools | gain, both | x4: gain, used on | mixed: gain, used on |", "|---|---|---|---|---|"]
@@ -106,6 +126,7 @@ def with_tables(text: str) -> str:
         ("segmenter", segmenter_table),
         ("sft_comparison", super_resolution_table),
         ("lost_resolution", lost_resolution_table),
+        ("super_resolution", super_resolvers_table),
     ):
         if f"<!-- {name} -->" in text:
             table = draw(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")))

@@ -51,6 +51,10 @@ _COMMANDS = {
         "restoration_env.sft.commands_segmenter:train",
         "Train a segmenter of scenes, the paper's categories or your own.",
     ),
+    "train sr": (
+        "restoration_env.benchmarks.commands_super_resolution:train",
+        "Train a super-resolver of the leaderboard.",
+    ),
     "tools": ("restoration_env.tools.commands:table", "Show the table of tools, with what their cards say."),
     "gains": (
         "restoration_env.benchmarks.commands:gains",
@@ -74,12 +78,24 @@ _COMMANDS = {
         "restoration_env.sft.commands_segmenter:measure",
         "Measure a segmenter on labelled scenes.",
     ),
+    "sr": (
+        "restoration_env.benchmarks.commands_super_resolution:sr",
+        "Measure super-resolvers by four: the leaderboard.",
+    ),
+    "study pictures": (
+        "restoration_env.benchmarks.commands_study:pictures",
+        "Enlarge labelled scenes by several super-resolvers, for a study.",
+    ),
+    "study make": ("restoration_env.benchmarks.commands_study:make", "Make a study's file out of pictures."),
+    "study serve": ("restoration_env.benchmarks.commands_study:serve", "Show a study's page to raters."),
+    "study export": ("restoration_env.benchmarks.commands_study:export", "Write a study's answers as CSV."),
+    "study analyse": ("restoration_env.benchmarks.commands_study:analyse", "Shares, ranks, strengths and a chart."),
     "perceptual-weights": (
         "restoration_env.perceptual_weights:perceptual_weights",
         "Make the weights of VGG16 for LPIPS and perceptual losses, once.",
     ),
 }
-_GROUPS = {"train": "Train tools and agents."}
+_GROUPS = {"train": "Train tools and agents.", "study": "Ask people which pictures look more natural."}
 
 
 class _Group(click.Group):
