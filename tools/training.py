@@ -26,6 +26,7 @@ from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
 from restoration_env.files import check_same_configuration, load_checkpoint, read_weights, save_checkpoint, save_weights
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.metrics import psnr
+from restoration_env.randomness import generator as seeded_generator
 from restoration_env.toolbox import PRECISIONS
 from restoration_env.tools.catalogue import ToolSpec, load_network, specification, toolbox_specification
 from restoration_env.tools.networks import build_network
@@ -138,7 +139,7 @@ def training_batch(
     pool: ImagePool, spec: ToolSpec, config: TrainingConfig, iteration: int, device: torch.device | str
 ) -> tuple[Tensor, Tensor]:
     """Clean and damaged patches (batch, 3, crop, crop) of one iteration."""
-    generator = torch.Generator().manual_seed((config.seed << 32) + iteration)
+    generator = seeded_generator(config.seed, iteration)
     n, size = config.batch, config.crop
     u = torch.rand(n, 10, generator=generator, dtype=torch.float64)
     strengths = training_damage(spec, config).draw(u[:, 6:])
