@@ -252,8 +252,9 @@ class _Run:
         self.learner.eval()
         alone = torch.zeros_like(judged[:, :1])  # leaving the image alone
         goal, judged = torch.cat((gains.flatten(0, 1), alone), 1), torch.cat((judged, alone), 1)
-        # What decides is which outcome is best: those far behind it need no exact gain.
-        weight = 0.1 + torch.exp(-(goal.max(1, keepdim=True).values - goal) / config.closeness)
+        # What decides is which outcome is best: those that are, and seem, far behind it need no exact gain.
+        behind = (goal.max(1, keepdim=True).values - torch.maximum(goal, judged.detach())).clamp_min(0.0)
+        weight = 0.1 + torch.exp(-behind / config.closeness)
         loss = (weight * F.smooth_l1_loss(judged, goal, reduction="none", beta=0.5)).sum(1).mean()
         which = torch.softmax(goal / 0.3, 1) * torch.log_softmax(judged / 0.3, 1)
         loss = loss - config.ranking * which.sum(1).mean()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,8 @@ class Contestant:
     def config(self, seed: int, changes: Mapping[str, Any]) -> Any:
         """Its configuration, with those of the changes that it knows."""
         kind = _CONFIGS[self.algorithm]
-        known = {name: value for name, value in changes.items() if name in kind.__dataclass_fields__}
+        names = {field.name for field in fields(kind)}
+        known = {name: value for name, value in changes.items() if name in names}
         return kind(**{**self.settings, **known, "seed": seed})
 
 
@@ -162,7 +163,7 @@ class Workshop:
         """
         config, path = contestant.config(seed, self.changes or {}), self.path(contestant, seed)
         identity = {
-            "settings": ", ".join(f"{name}={getattr(config, name)}" for name in sorted(config.__dataclass_fields__)),
+            "settings": ", ".join(f"{name}={getattr(config, name)}" for name in sorted(asdict(config))),
             "toolbox": self.toolbox,
             "images": Path(self.images).name,
             "precision": self.precision,
