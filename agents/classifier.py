@@ -24,7 +24,14 @@ from torch import Tensor, nn
 
 from restoration_env.distortions import recipe
 from restoration_env.errors import InvalidArgument, check_at_least
-from restoration_env.files import check_same_configuration, load_checkpoint, read_weights, save_checkpoint, save_weights
+from restoration_env.files import (
+    check_same_configuration,
+    load_checkpoint,
+    read_weights,
+    save_checkpoint,
+    save_weights,
+    saved_when_interrupted,
+)
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.randomness import uniform
 from restoration_env.tools.catalogue import ToolSpec, specification
@@ -186,18 +193,24 @@ def train_classifier(
     held_out = labelled_patches(validation, torch.arange(config.validation_images), config.severity, device=device)
 
     began = saved = time.monotonic()
-    while run.iteration < config.iterations:
-        key = (config.seed << 32) + run.iteration * config.batch
-        batch = labelled_patches(train, torch.arange(key, key + config.batch), config.severity, device=device)
-        loss = run.step(*batch)
-        accuracy = None
-        if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:
-            accuracy = run.judge(*held_out)
-        if time.monotonic() - saved > checkpoint_seconds:
-            run.seconds += time.monotonic() - began
-            began = saved = time.monotonic()
-            save_checkpoint(checkpoint, run.state())
-        report(ClassifierProgress(run.iteration, config.iterations, loss, accuracy))
+
+    def save() -> None:
+        nonlocal began, saved
+        run.seconds += time.monotonic() - began
+        began = saved = time.monotonic()
+        save_checkpoint(checkpoint, run.state())
+
+    with saved_when_interrupted(save):
+        while run.iteration < config.iterations:
+            key = (config.seed << 32) + run.iteration * config.batch
+            batch = labelled_patches(train, torch.arange(key, key + config.batch), config.severity, device=device)
+            loss = run.step(*batch)
+            accuracy = None
+            if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:
+                accuracy = run.judge(*held_out)
+            if time.monotonic() - saved > checkpoint_seconds:
+                save()
+            report(ClassifierProgress(run.iteration, config.iterations, loss, accuracy))
     run.seconds += time.monotonic() - began
     facts = {
         "bands": bands(),

@@ -31,6 +31,10 @@ class OutcomeCritic(nn.Module):
     """
 
     kind = "critic"
+    before_mean: Tensor
+    before_scale: Tensor
+    after_mean: Tensor
+    after_scale: Tensor
 
     def __init__(self, patch_size: int = 63, width: int = 128, hidden: int = 64, dropout: float = 0.1) -> None:
         super().__init__()

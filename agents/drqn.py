@@ -5,11 +5,12 @@ of random actions, remember whole episodes, and fit the Q values of random remem
 r + gamma * max Q_target. Three things differ from the released code. The memory of the network is advanced
 on random steps too, as replay will unroll it. Many images are restored at once, so a tool runs once a batch.
 And the target takes the action that the learning network prefers (double Q-learning), which does not
-overestimate.
+overestimate. That and what else became usual since are options, to be switched off and on one by one.
 """
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -21,13 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restoration_env.agents.agent import ToolchainAgent, load_agent, save_agent
-from restoration_env.agents.network import ToolchainNetwork
+from restoration_env.agents.network import NETWORKS, DuelingHead, ToolchainNetwork, build_network
 from restoration_env.agents.policies import roll_out
-from restoration_env.agents.replay import EpisodeBatch, EpisodeReplay
+from restoration_env.agents.replay import EpisodeBatch, EpisodeReplay, PrioritisedReplay
 from restoration_env.distortions import recipe
 from restoration_env.episodes import Episodes
-from restoration_env.errors import InvalidArgument, check_at_least
-from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint
+from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
+from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint, saved_when_interrupted
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.toolbox import Toolbox
 
@@ -45,6 +46,12 @@ class DRQNConfig:
         replay: episodes remembered.
         severity: the damage to train on; "mixed" adds single distortions, as the authors advise.
         max_steps: actions of an episode.
+        network: "published" for the paper's, or "statistics".
+        double: let the learner choose the action whose value the target network gives (van Hasselt et al., 2016).
+        dueling: learn values of states and advantages of actions (Wang et al., 2016).
+        n_step: rewards that are summed before a value is estimated; with as many as ``max_steps``, none is.
+        prioritised: how much more often episodes with large errors are remembered (Schaul et al., 2016); 0 not at
+            all, 0.6 as published.
         discount: of the next step's value, as published.
         reward_unit: dB of one unit of what the network learns to predict. Values near one keep the recurrent
             memory out of saturation; the shipped weights predict dB.
@@ -69,6 +76,11 @@ class DRQNConfig:
     replay: int = 12_000
     severity: str = "mixed"
     max_steps: int = 3
+    network: str = "published"
+    double: bool = True
+    dueling: bool = False
+    n_step: int = 1
+    prioritised: float = 0.0
     discount: float = 0.99
     reward_unit: float = 10.0
     learning_rate: float = 5e-4
@@ -85,9 +97,13 @@ class DRQNConfig:
 
     def __post_init__(self) -> None:
         recipe(self.severity)
-        counts = {name: getattr(self, name) for name in ("episodes", "batch", "sample", "warmup", "max_steps")}
+        if self.network not in NETWORKS:
+            raise UnknownName("network", self.network, NETWORKS)
+        names = ("episodes", "batch", "sample", "warmup", "max_steps", "n_step")
+        counts = {name: getattr(self, name) for name in names}
         check_at_least(1, **counts, evaluate_every=self.evaluate_every, validation_images=self.validation_images)
         check_at_least(0, updates=self.updates, learning_rate=self.learning_rate, seed=self.seed)
+        check_at_least(0, prioritised=self.prioritised)
         check_at_least(self.batch, replay=self.replay)
 
 
@@ -147,34 +163,37 @@ def train_drqn(
     )
 
     began = saved = time.monotonic()
-    while run.episodes < config.episodes:
-        key = (config.seed << 32) + run.episodes
-        batch = damaged_patches(
-            train, torch.arange(key, key + config.batch), recipe(config.severity), size, device=device
-        )
-        gain = run.play(*batch)
-        run.episodes += config.batch
-        losses = [run.learn() for _ in range(config.updates)] if len(run.replay) >= config.warmup else []
-        judged = None
-        if (run.episodes // config.batch) % config.evaluate_every == 0 or run.episodes >= config.episodes:
-            judged = run.judge(*held_out)
-        if time.monotonic() - saved > checkpoint_seconds:
-            run.seconds += time.monotonic() - began
-            began = saved = time.monotonic()
-            save_checkpoint(checkpoint, run.state())
-        loss = sum(losses) / len(losses) if losses else 0.0
-        report(DRQNProgress(run.episodes, config.episodes, run.epsilon(), loss, gain, judged))
+
+    def save() -> None:
+        nonlocal began, saved
+        run.seconds += time.monotonic() - began
+        began = saved = time.monotonic()
+        save_checkpoint(checkpoint, run.state())
+
+    with saved_when_interrupted(save):
+        while run.episodes < config.episodes:
+            keys = torch.arange(config.batch) + (config.seed << 32) + run.episodes
+            gain = run.play(*damaged_patches(train, keys, recipe(config.severity), size, device=device))
+            run.episodes += config.batch
+            losses = [run.learn() for _ in range(config.updates)] if len(run.replay) >= config.warmup else []
+            judged = None
+            if (run.episodes // config.batch) % config.evaluate_every == 0 or run.episodes >= config.episodes:
+                judged = run.judge(*held_out)
+            if time.monotonic() - saved > checkpoint_seconds:
+                save()
+            loss = sum(losses) / len(losses) if losses else 0.0
+            report(DRQNProgress(run.episodes, config.episodes, run.epsilon(), loss, gain, judged))
     run.seconds += time.monotonic() - began
     facts = {
         "training": {**asdict(config), "episodes_done": run.episodes, "updates_done": run.updates},
+        "images_seen": run.episodes,
         "seconds": round(run.seconds, 1),
         "device": str(device),
         "validation_gain_db": round(run.best_gain, 4),
+        "history": run.history,
         **(card or {}),
     }
-    run.learner.load_state_dict(run.best)
-    run.learner.scale_values(config.reward_unit)
-    save_agent(path, run.agent, facts)
+    save_agent(path, run.finished(), facts)
     checkpoint.unlink(missing_ok=True)
     return facts
 
@@ -185,7 +204,7 @@ class _Run:
     def __init__(self, config: DRQNConfig, toolbox: Toolbox, device: torch.device | str) -> None:
         self.config, self.toolbox, self.device = config, toolbox, torch.device(device)
         torch.manual_seed(config.seed)
-        self.learner = ToolchainNetwork(len(toolbox)).to(self.device)
+        self.learner = build_network(config.network, len(toolbox)).to(self.device)
         if config.start:
             known = load_agent(config.start, toolbox=toolbox).network
             if known.kind != self.learner.kind:
@@ -193,8 +212,10 @@ class _Run:
                 raise InvalidArgument("start", f"an agent with the network {self.learner.kind!r}", got)
             self.learner.load_state_dict(known.state_dict())
             self.learner.scale_values(1.0 / config.reward_unit)
-        self.target = ToolchainNetwork(len(toolbox)).to(self.device).requires_grad_(False)
-        self.target.load_state_dict(self.learner.state_dict())
+        if config.dueling:
+            assert isinstance(self.learner.q, torch.nn.Linear)
+            self.learner.q = DuelingHead(self.learner.q).to(self.device)
+        self.target = copy.deepcopy(self.learner).requires_grad_(False).eval()
         self.agent = ToolchainAgent(self.learner, toolbox, config.max_steps)
         self.optimizer = torch.optim.Adam(self.learner.parameters(), config.learning_rate)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
@@ -203,9 +224,12 @@ class _Run:
             config.learning_rate / 20,
         )
         self.replay: EpisodeReplay[EpisodeBatch] = EpisodeReplay(config.replay)
+        if config.prioritised:
+            self.replay = PrioritisedReplay(config.replay, config.prioritised)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.episodes, self.updates, self.seconds = 0, 0, 0.0
         self.best_gain, self.best = -float("inf"), self._weights()
+        self.history: list[dict[str, float]] = []
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.learner.state_dict().items()}
@@ -241,24 +265,33 @@ class _Run:
 
     def learn(self) -> float:
         """One update on remembered episodes; returns the Huber loss."""
-        batch = self.replay.sample(self.config.sample, self.generator)
+        config = self.config
+        rows = self.replay.draw(config.sample, self.generator)
+        batch = self.replay.take(rows)
+        self.learner.train()
         q = unroll(self.learner, batch)
+        self.learner.eval()
         chosen = q.gather(2, batch.actions[..., None])[..., 0]
         with torch.no_grad():
-            best = q.argmax(2, keepdim=True)
-            following = unroll(self.target, batch).gather(2, best)[..., 0]
-            goes_on = torch.zeros_like(batch.rewards)
-            goes_on[:, :-1] = batch.valid[:, 1:].float()
-            value = torch.cat((following[:, 1:], following[:, :1] * 0), 1)
-            goal = batch.rewards / self.config.reward_unit + self.config.discount * goes_on * value
-        loss = F.smooth_l1_loss(chosen[batch.valid], goal[batch.valid])
+            ahead = unroll(self.target, batch)
+            best = (q if config.double else ahead).argmax(2, keepdim=True)
+            values = ahead.gather(2, best)[..., 0]
+            goal = n_step_returns(
+                batch.rewards / config.reward_unit, values, batch.valid, config.discount, config.n_step
+            )
+        errors = F.smooth_l1_loss(chosen, goal, reduction="none")
+        if isinstance(self.replay, PrioritisedReplay):
+            self.replay.update(rows, (chosen - goal).masked_fill(~batch.valid, torch.nan))
+            correction = 0.4 + 0.6 * min(1.0, self.episodes / config.episodes)
+            errors = errors * self.replay.weights(rows, correction).to(errors)[:, None]
+        loss = errors[batch.valid].mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.learner.parameters(), 10.0)
         self.optimizer.step()
         self.schedule.step()
         self.updates += 1
-        if self.updates % self.config.target_every == 0:
+        if self.updates % config.target_every == 0:
             self.target.load_state_dict(self.learner.state_dict())
         return loss.item()
 
@@ -268,9 +301,18 @@ class _Run:
         episodes.begin(damaged, clean)
         roll_out(self.agent, episodes)
         gain = (episodes.psnr - episodes.psnr_initial).mean().item()
+        self.history.append({"images": self.episodes, "gain": round(gain, 4)})
         if gain > self.best_gain:
             self.best_gain, self.best = gain, self._weights()
         return gain
+
+    def finished(self) -> ToolchainAgent:
+        """The agent of the best weights, whose Q values are in dB."""
+        self.learner.load_state_dict(self.best)
+        if isinstance(self.learner.q, DuelingHead):
+            self.learner.q = self.learner.q.folded()
+        self.learner.scale_values(self.config.reward_unit)
+        return self.agent
 
     def state(self) -> dict[str, Any]:
         """All that `restore` needs."""
@@ -286,6 +328,7 @@ class _Run:
             "episodes": self.episodes,
             "updates": self.updates,
             "seconds": self.seconds,
+            "history": self.history,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -296,6 +339,28 @@ class _Run:
         self.generator.set_state(state["generator"])
         self.best, self.best_gain = state["best"], state["best_gain"]
         self.episodes, self.updates, self.seconds = state["episodes"], state["updates"], state["seconds"]
+        self.history = state["history"]
+
+
+def n_step_returns(rewards: Tensor, values: Tensor, valid: Tensor, discount: float, steps: int) -> Tensor:
+    """What to regress Q values on: so many rewards, then the value of the state that they lead to.
+
+    Args:
+        rewards: float (N, T).
+        values: float (N, T), of the state before each step.
+        valid: bool (N, T), whether the step was taken; where it was not, the episode had ended.
+        discount: of each step.
+        steps: rewards to sum, 1 or more.
+
+    Returns:
+        float (N, T).
+    """
+    counted, worth = torch.where(valid, rewards, 0.0), torch.where(valid, values, 0.0)
+    returns = torch.zeros_like(rewards)
+    for ahead in range(min(steps, rewards.shape[1])):
+        returns = returns + discount**ahead * F.pad(counted[:, ahead:], (0, ahead))
+    beyond = min(steps, rewards.shape[1])
+    return returns + discount**steps * F.pad(worth[:, beyond:], (0, beyond))
 
 
 def unroll(network: ToolchainNetwork, batch: EpisodeBatch) -> Tensor:

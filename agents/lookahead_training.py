@@ -20,7 +20,7 @@ from restoration_env.agents.lookahead import LookaheadAgent, eight_bit
 from restoration_env.agents.validation import mean_gains, validation_batches
 from restoration_env.distortions import recipe
 from restoration_env.errors import InvalidArgument, check_at_least
-from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint
+from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint, saved_when_interrupted
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.metrics import psnr
 from restoration_env.toolbox import Toolbox
@@ -153,7 +153,7 @@ def train_lookahead(
         began = saved = time.monotonic()
         save_checkpoint(checkpoint, run.state())
 
-    try:
+    with saved_when_interrupted(save):
         while run.images < config.episodes:
             keys = torch.arange(config.batch) + (config.seed << 32) + _FIRST_KEY + run.images
             pair = damaged_patches(train, keys, damage, size, device=device)
@@ -165,9 +165,6 @@ def train_lookahead(
             if time.monotonic() - saved > checkpoint_seconds:
                 save()
             report(LookaheadProgress(run.images, config.episodes, loss, judged))
-    except KeyboardInterrupt:
-        save()
-        raise
     agent = run.agent()
     gains = mean_gains(agent, held_out)
     facts = {
@@ -255,8 +252,9 @@ class _Run:
         self.learner.eval()
         alone = torch.zeros_like(judged[:, :1])  # leaving the image alone
         goal, judged = torch.cat((gains.flatten(0, 1), alone), 1), torch.cat((judged, alone), 1)
-        # What decides is which outcome is best: those far behind it need no exact gain.
-        weight = 0.1 + torch.exp(-(goal.max(1, keepdim=True).values - goal) / config.closeness)
+        # What decides is which outcome is best: those that are, and seem, far behind it need no exact gain.
+        behind = (goal.max(1, keepdim=True).values - torch.maximum(goal, judged.detach())).clamp_min(0.0)
+        weight = 0.1 + torch.exp(-behind / config.closeness)
         loss = (weight * F.smooth_l1_loss(judged, goal, reduction="none", beta=0.5)).sum(1).mean()
         which = torch.softmax(goal / 0.3, 1) * torch.log_softmax(judged / 0.3, 1)
         loss = loss - config.ranking * which.sum(1).mean()

@@ -40,7 +40,7 @@ class ToolchainNetwork(nn.Module):
             side = -(-side // 2)
         self.fc = nn.Linear(24 * side * side, 32)
         self.gates = nn.Linear(32 + tools + 50, 4 * 50)
-        self.q = nn.Linear(50, tools + 1)
+        self.q: nn.Linear | DuelingHead = nn.Linear(50, tools + 1)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -93,6 +93,45 @@ class ToolchainNetwork(nn.Module):
     def forward(self, images: Tensor, last_action: Tensor, state: State) -> tuple[Tensor, State]:
         """Q values (N, tools + 1) of what is seen now, and the next state."""
         return self.advance(self.features(images), last_action, state)
+
+
+class DuelingHead(nn.Module):
+    """Q values as a value of the state plus an advantage of each action (Wang et al., ICML 2016).
+
+    Both are linear in the same features, so what was learned folds into one linear layer, and a trained agent is the
+    same with and without; only learning differs.
+
+    Args:
+        head: the linear layer to go on from.
+    """
+
+    def __init__(self, head: nn.Linear) -> None:
+        super().__init__()
+        self.value, self.advantage = nn.Linear(head.in_features, 1), nn.Linear(head.in_features, head.out_features)
+        with torch.no_grad():
+            for name in ("weight", "bias"):
+                known = getattr(head, name)
+                getattr(self.advantage, name).copy_(known)
+                getattr(self.value, name).copy_(known.mean(0, keepdim=True))
+
+    @property
+    def weight(self) -> Tensor:
+        """Of the value; for its type and place."""
+        return self.value.weight
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (N, F) to Q values (N, actions)."""
+        advantage = self.advantage(features)
+        return self.value(features) + advantage - advantage.mean(1, keepdim=True)
+
+    @torch.no_grad()
+    def folded(self) -> nn.Linear:
+        """One linear layer that does the same."""
+        head = nn.Linear(self.value.in_features, self.advantage.out_features).to(self.value.weight)
+        for name in ("weight", "bias"):
+            advantage = getattr(self.advantage, name)
+            getattr(head, name).copy_(getattr(self.value, name) + advantage - advantage.mean(0, keepdim=True))
+        return head
 
 
 class StatisticsNetwork(ToolchainNetwork):

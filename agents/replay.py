@@ -54,11 +54,59 @@ class EpisodeReplay(Generic[Batch]):
         self.count = min(self.count + size, self.capacity)
 
     def sample(self, size: int, generator: torch.Generator) -> Batch:
-        """Draw episodes uniformly, with replacement."""
+        """Draw episodes with replacement."""
+        return self.take(self.draw(size, generator))
+
+    def draw(self, size: int, generator: torch.Generator) -> Tensor:
+        """The rows of so many episodes, drawn uniformly with replacement, int64 (size,)."""
+        return torch.randint(self.count, (size,), generator=generator)
+
+    def take(self, rows: Tensor) -> Batch:
+        """The episodes of these rows."""
         if self._store is None:
             raise RuntimeError("the replay memory is empty")
-        rows = torch.randint(self.count, (size,), generator=generator).to(self._store[0].device)
-        return _like(self._store, [part[rows] for part in self._store])
+        return _like(self._store, [part[rows.to(part.device)] for part in self._store])
+
+
+class PrioritisedReplay(EpisodeReplay[Batch]):
+    """Draws more often what was predicted badly (Schaul et al., "Prioritized Experience Replay", ICLR 2016).
+
+    Args:
+        capacity: episodes kept.
+        exponent: how much more often; 0 draws uniformly, 1 in proportion to the error.
+    """
+
+    def __init__(self, capacity: int, exponent: float) -> None:
+        super().__init__(capacity)
+        self.exponent, self.priorities = exponent, torch.zeros(capacity, dtype=torch.float64)
+
+    def add(self, batch: Batch) -> None:
+        """Store episodes in the place of the oldest, with the highest priority so far: all shall be seen once."""
+        rows = (self._next + torch.arange(len(batch[0]))) % self.capacity
+        self.priorities[rows] = max(1.0, self.priorities.max().item())
+        super().add(batch)
+
+    def draw(self, size: int, generator: torch.Generator) -> Tensor:
+        """The rows of so many episodes, drawn by priority with replacement, int64 (size,)."""
+        return torch.multinomial(self._chances(), size, replacement=True, generator=generator)
+
+    def weights(self, rows: Tensor, correction: float) -> Tensor:
+        """What makes up for being drawn too often, float32 (N,), at most 1; fully with a ``correction`` of 1."""
+        weights = (self.count * self._chances()[rows]) ** -correction
+        return (weights / weights.max()).float()
+
+    def update(self, rows: Tensor, errors: Tensor) -> None:
+        """Set the priorities of episodes by the errors of their steps, (N, T), NaN where there was no step.
+
+        As in R2D2 (Kapturowski et al., ICLR 2019), nine tenths of the largest error and a tenth of the mean.
+        """
+        sizes = errors.detach().abs().double().cpu()
+        largest, mean = sizes.nan_to_num(0.0).amax(1), sizes.nanmean(1)
+        self.priorities[rows] = 0.9 * largest + 0.1 * mean + 1e-3
+
+    def _chances(self) -> Tensor:
+        weighed = self.priorities[: self.count] ** self.exponent
+        return weighed / weighed.sum()
 
 
 def _like(batch: Batch, parts: list[Tensor]) -> Batch:

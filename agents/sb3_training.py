@@ -21,7 +21,7 @@ from restoration_env.agents.sb3_vec_env import SB3VecEnv, ScaledRewards
 from restoration_env.distortions import recipe
 from restoration_env.episodes import Episodes
 from restoration_env.errors import check_at_least
-from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint
+from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint, saved_when_interrupted
 from restoration_env.images import damaged_patches, load_images
 from restoration_env.vector_env import RestoreVectorEnv
 
@@ -123,11 +123,8 @@ def train_sb3(
             saved = time.monotonic()
         report(SB3Progress(run.model.num_timesteps, config.steps, run.training_gain(), validation_gain))
 
-    try:
+    with saved_when_interrupted(lambda: save_checkpoint(checkpoint, run.state())):
         run.learn(after_step)
-    except KeyboardInterrupt:
-        save_checkpoint(checkpoint, run.state())
-        raise
     facts = save_sb3_policy(path, run.model, config.algo, run.toolbox, {**run.facts(), **(card or {})})
     checkpoint.unlink(missing_ok=True)
     return facts
@@ -169,7 +166,7 @@ class _Run:
         )
         self.best_gain, self.best = -float("inf"), policy_weights(self.model.policy)
         self.history: list[dict[str, float]] = []
-        self.seconds = 0.0
+        self.seconds, self.images_seen = 0.0, 0
         self._began: float | None = None
 
     def _drawn_seed(self, steps: int) -> int:
@@ -213,6 +210,7 @@ class _Run:
         """What the card says of the training."""
         return {
             "training": {**asdict(self.config), "steps_done": self.model.num_timesteps},
+            "images_seen": self.images_seen,
             "seconds": round(self.elapsed(), 1),
             "device": self.device,
             "validation_gain_db": round(self.best_gain, 4),
@@ -230,6 +228,7 @@ class _Run:
             "best_gain": self.best_gain,
             "history": self.history,
             "seconds": self.elapsed(),
+            "images_seen": self.images_seen,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -241,7 +240,7 @@ class _Run:
             self.model.learning_starts += state["steps"]  # the replay memory is empty
         self.model.set_random_seed(self._drawn_seed(state["steps"]))
         self.best, self.best_gain = state["best"], state["best_gain"]
-        self.history, self.seconds = state["history"], state["seconds"]
+        self.history, self.seconds, self.images_seen = state["history"], state["seconds"], state["images_seen"]
 
 
 class _Callback(BaseCallback):
@@ -254,6 +253,7 @@ class _Callback(BaseCallback):
     def _on_step(self) -> bool:
         every, gain = self.run.config.evaluate_every, None
         before = self.num_timesteps - self.training_env.num_envs
+        self.run.images_seen += int(self.locals["dones"].sum())
         if self.num_timesteps // every > before // every:
             gain = self.run.judge()
             self.logger.record("validation/gain_db", gain)

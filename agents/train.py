@@ -51,8 +51,8 @@ def _prepare(command: str, images: str, device: str, threads: int, given: Mappin
     pool, validation = load_images(images, "train"), load_images(images, "validation")
     words = f"{command} --images {Path(images).name}"
     for name, value in given.items():
-        shown = Path(value).name if name.startswith("start") else value
-        words += f" --{name.replace('_', '-')} {shown}"
+        shown = f" {Path(value).name if name.startswith('start') else value}" if value is not True else ""
+        words += f" --{'single' if name == 'double' and not value else name.replace('_', '-')}{shown}"
     data = f"{Path(images).name}: {len(pool)} images train, {len(validation)} validate"
     return where, pool, validation, {"data": data, **provenance(words, where)}
 
@@ -71,7 +71,16 @@ def _shown(gains: Mapping[str, float]) -> str:
 @click.option("--max-steps", type=int, help="Actions of an episode.  [default: 3]")
 @click.option("--learning-rate", type=float, help="At the start.  [default: 0.0005 drqn, 0.001 exact, 0.002 lookahead]")
 @click.option("--updates", type=int, help="Updates a batch.  [default: 3 drqn, 6 exact, 24 lookahead]")
-@click.option("--network", help="statistics, or published for the paper's (exact).  [default: statistics]")
+@click.option(
+    "--network", help="statistics, or published for the paper's.  [default: published drqn, statistics exact]"
+)
+@click.option("--double/--single", default=None, help="Double Q-learning or not (drqn).  [default: double]")
+@click.option("--dueling", is_flag=True, default=None, help="Values and advantages apart (drqn).")
+@click.option("--n-step", type=int, help="Rewards summed before a value is estimated (drqn).  [default: 1]")
+@click.option("--prioritised", type=float, help="Remember large errors more often, 0.6 as published (drqn).")
+@click.option("--evaluate-every", type=int, help="Batches between two validations.")
+@click.option("--validation-images", type=int, help="Images in a validation.")
+@click.option("--batch", type=int, help="Images side by side.")
 @click.option("--pretraining", type=int, help="Iterations of telling damage apart first (exact).  [default: 1500]")
 @click.option("--start", help="An agent, by name or path, whose weights to start from.")
 @click.option("--width", type=int, help="Chains of the finished agent's beam (lookahead).  [default: 2]")

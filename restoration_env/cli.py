@@ -90,6 +90,10 @@ _COMMANDS = {
     "study serve": ("restoration_env.benchmarks.commands_study:serve", "Show a study's page to raters."),
     "study export": ("restoration_env.benchmarks.commands_study:export", "Write a study's answers as CSV."),
     "study analyse": ("restoration_env.benchmarks.commands_study:analyse", "Shares, ranks, strengths and a chart."),
+    "agent-study": (
+        "restoration_env.benchmarks.commands_agent_study:study",
+        "Train agents on equal budgets with several seeds, and compare them.",
+    ),
     "perceptual-weights": (
         "restoration_env.perceptual_weights:perceptual_weights",
         "Make the weights of VGG16 for LPIPS and perceptual losses, once.",

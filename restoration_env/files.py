@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,6 +78,16 @@ def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> N
 
     with replacing(path) as temporary:
         torch.save(dict(state), temporary)
+
+
+@contextmanager
+def saved_when_interrupted(save: Callable[[], None]) -> Iterator[None]:
+    """Call ``save`` if Ctrl-C interrupts what is inside, and let the interruption pass on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        save()
+        raise
 
 
 def check_same_configuration(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

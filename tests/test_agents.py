@@ -125,7 +125,7 @@ def test_training_writes_an_agent_and_resumes_after_a_kill(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_drqn(_small(), toolbox, *photos, path, checkpoint_seconds=0.0, report=kill)
+        train_drqn(_small(), toolbox, *photos, path, report=kill)
     assert not path.exists()
     with pytest.raises(InvalidArgument, match="discount was 0.99, is 0.5"):
         train_drqn(_small(discount=0.5), toolbox, *photos, path)

@@ -13,6 +13,7 @@ from checks import checks, write_checks
 from restoration_env.agents import SB3Config, load_sb3_policy, train_sb3
 from restoration_env.agents.agent import ToolchainAgent
 from restoration_env.agents.exact_values import ExactValues
+from restoration_env.agents.lookahead_training import LookaheadConfig, _Run
 from restoration_env.agents.network import StatisticsNetwork
 from restoration_env.agents.policies import Policy, roll_out
 from restoration_env.distortions import recipe
@@ -84,3 +85,14 @@ def test_exact_values(folder: Path) -> None:
             values.learn()
     assert values.images == 480
     assert share(ToolchainAgent(values.target, toolbox, MAX_STEPS), folder) >= 0.9
+
+
+def test_lookahead(folder: Path) -> None:
+    config = LookaheadConfig(episodes=240, max_steps=MAX_STEPS, severity=SEVERITY)
+    toolbox, pool, run = checks(), load_images(folder, "train"), _Run(config, checks(), "cpu")
+    while run.images < config.episodes:
+        keys = torch.arange(config.batch) + run.images
+        run.step(*damaged_patches(pool, keys, recipe(SEVERITY), SIZE))
+    run.average.patch_size = SIZE
+    agent = run.agent()
+    assert agent.toolbox.names == toolbox.names and share(agent, folder) >= 0.9

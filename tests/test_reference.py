@@ -184,7 +184,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, p
     whole, resumed = tmp_path / "whole.safetensors", tmp_path / "resumed.safetensors"
     expected = train_classifier(small(), *pools, whole)
     with pytest.raises(KeyboardInterrupt):
-        train_classifier(small(), *pools, resumed, checkpoint_seconds=0.0, report=kill)
+        train_classifier(small(), *pools, resumed, report=kill)
     assert not resumed.exists()
     with pytest.raises(InvalidArgument, match="seed was 0, is 1"):
         train_classifier(small(seed=1), *pools, resumed)
