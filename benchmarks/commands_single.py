@@ -29,6 +29,8 @@ _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Singl
 @click.option("--out", default="runs/single", show_default=True, help="Folder of weights, card and checkpoint.")
 @click.option("--start", type=click.Path(), help="Weights that this command made, to train on from.")
 @click.option("--iterations", default=_DEFAULTS["iterations"], show_default=True, help="Optimiser steps.")
+@click.option("--rounds", default=_DEFAULTS["rounds"], show_default=True, help="The most rounds added until enough.")
+@click.option("--system-patches", default=0, show_default=True, help="What a toolbox and its agent saw: enough.")
 @click.option("--batch", default=_DEFAULTS["batch"], show_default=True, help="Patches a step.")
 @click.option("--severity", default=_DEFAULTS["severity"], show_default=True, help="The damage to train on.")
 @click.option("--learning-rate", default=_DEFAULTS["learning_rate"], show_default=True, help="Peak of the schedule.")
@@ -58,14 +60,15 @@ def train(name: str, images: str, out: str, start: str | None, device: str, thre
         task = bar.add_task(name, total=config.iterations, note="")
 
         def report(progress: Progress) -> None:
-            bar.update(task, completed=progress.iteration)
+            bar.update(task, completed=progress.iteration, total=progress.iterations)
             if progress.validation_gain is not None:
                 bar.update(task, note=f"validation {progress.validation_gain:+.2f} dB")
 
         card = {"data": data, **provenance(words, where)}
         done = train_single(config, pool, validation, out, start=start, device=where, report=report, card=card)
-    still = "had converged" if done["converged"] else "had not converged: --start trains it on"
-    Console().print(f"{name}: {done['validation_gain_db']:+.2f} dB after {done['patches_seen']:,} patches; it {still}")
+    enough = done["trained_enough"]
+    said = "not trained enough: --start trains it on" if enough == "no" else f"trained enough: {enough}"
+    Console().print(f"{name}: {done['validation_gain_db']:+.2f} dB after {done['patches_seen']:,} patches; {said}")
 
 
 def _finished(config: SingleConfig, out: Path, start: str | None) -> bool:

@@ -192,10 +192,25 @@ def test_converged_means_still_in_the_last_quarter_of_the_budget():
     rising = [(10, 1.0), (50, 2.0), (75, 3.0)]
     assert converged([*rising, (90, 3.01), (100, 3.005)], 100)
     assert not converged([*rising, (90, 3.01), (100, 3.03)], 100)
-    assert not converged([*rising, (90, 2.97), (100, 3.0)], 100)  # moved, and came back
+    assert converged([*rising, (90, 2.9), (100, 2.995)], 100)  # a dip that led nowhere
+    assert not converged([*rising, (90, 3.0), (100, 2.97)], 100)  # a fall
     assert not converged([(80, 3.0), (100, 3.0)], 100)  # nothing known of the quarter's beginning
     assert not converged([*rising, (90, 3.0)], 100)  # nor of its end
     assert not converged([], 100)
+
+
+def test_rounds_are_added_until_a_network_has_been_trained_enough(photos, tmp_path):
+    assert small(iterations=6, rounds=3).ends() == [6, 8, 11, 15]
+    still = {"learning_rate": 0.0, "evaluate_every": 1}
+    card = train_single(small(rounds=2, **still), *photos, tmp_path / "still")
+    assert card["training"]["iterations_done"] == 8 and card["trained_enough"].startswith("the validation PSNR")
+    moving = {"iterations": 6, "batch": 1, "evaluate_every": 6}  # no validation before the last quarter: not known
+    card = train_single(small(rounds=1, **moving), *photos, tmp_path / "moving")
+    assert card["training"]["iterations_done"] == 8 and card["patches_seen"] == 8
+    card = train_single(small(rounds=5, system_patches=8, **moving), *photos, tmp_path / "as many")
+    assert card["training"]["iterations_done"] == 8 and card["trained_enough"].startswith("as many patches")
+    card = train_single(small(system_patches=9, **moving), *photos, tmp_path / "too few")
+    assert card["patches_seen"] == 6 and card["trained_enough"] == "no"
 
 
 def test_weights_that_do_not_fit_their_card_are_refused(tmp_path):
