@@ -157,9 +157,7 @@ def measure(policy: Policy, toolbox: Toolbox, suite: Suite, *, max_steps: int = 
     return measured
 
 
-def _play(
-    policy: Policy, toolbox: Toolbox, clean: Tensor, damaged: Tensor, max_steps: int, looks: bool
-) -> Measurement:
+def _play(policy: Policy, toolbox: Toolbox, clean: Tensor, damaged: Tensor, max_steps: int, looks: bool) -> Measurement:
     episodes = Episodes(toolbox, max_steps=max_steps)
     episodes.begin(damaged, clean)
     policy.reset(len(episodes))

@@ -72,7 +72,7 @@ def entry_names(sources: Sources) -> tuple[str, ...]:
     return (*baselines, *agent_names(), *published, *trained, *classical, "unsupervised-wiener")
 
 
-def load_entry(name: str, sources: Sources = Sources()) -> Entry:  # noqa: B008 (frozen, of defaults)
+def load_entry(name: str, sources: Sources = Sources()) -> Entry:
     """An entry by name.
 
     Args:
@@ -108,9 +108,14 @@ def _load(name: str, sources: Sources) -> Entry:
     raise UnknownName("entry", name, (*known, "a chain of classical tools", "a path that ends in .safetensors"))
 
 
-def _toolbox(name: str, sources: Sources) -> Toolbox:
+def load_tools(name: str, sources: Sources) -> Toolbox:
+    """A toolbox by name, with further tools after a `+`; "published" and "owan" from the sources."""
     if name == "published":
         return load_published(_given("published", sources.published)).toolbox
+    if name == "owan":
+        return load_owan(_given("owan", sources.owan), precision=sources.precision).toolbox
+    if name == "unsupervised-wiener":
+        return SingleTool(unsupervised_wiener()).toolbox
     first, *more = name.split("+")
     return load_toolbox(first, more, precision=sources.precision)
 
@@ -122,19 +127,19 @@ def _given(name: str, path: str) -> str:
 
 
 def _input(sources: Sources) -> Entry:
-    toolbox = _toolbox("cnn12", sources)
+    toolbox = load_tools("cnn12", sources)
     return Entry("input", StopAtOnce(toolbox), toolbox, family="baseline")
 
 
 def _random(sources: Sources) -> Entry:
-    toolbox = _toolbox("cnn12", sources)
+    toolbox = load_tools("cnn12", sources)
     return Entry("random", RandomPolicy(toolbox), toolbox, family="baseline", max_steps=sources.max_steps)
 
 
 def _best_chain(length: str, sources: Sources) -> Entry:
     if length not in ("1", "2", "3", "4"):
         raise InvalidArgument("entry", "best-chain-1 to best-chain-4", f"best-chain-{length}")
-    toolbox = _toolbox("cnn12", sources)
+    toolbox = load_tools("cnn12", sources)
     suite = patch_suite(sources.choose_on, "train", recipe("any"), _CHOSEN_ON)
     width = None if length == "1" else _BEAM
     chain = best_fixed_chain(toolbox, *suite.patches(), length=int(length), width=width)
@@ -143,13 +148,13 @@ def _best_chain(length: str, sources: Sources) -> Entry:
 
 
 def _classifier(sources: Sources) -> Entry:
-    policy = load_classifier(_toolbox("cnn12", sources))
+    policy = load_classifier(load_tools("cnn12", sources))
     return _system("classifier", policy, policy.toolbox, policy.card, "baseline", sources)
 
 
 def _trained(path: str, toolbox: str | None, sources: Sources) -> Entry:
     """An agent, a single network or a policy of Stable-Baselines3: its card says which."""
-    tools = _toolbox(toolbox, sources) if toolbox else None
+    tools = load_tools(toolbox, sources) if toolbox else None
     if Path(path).suffix == ".safetensors":
         card = _card(Path(path))
         if card.get("network") in NETWORKS:
@@ -195,7 +200,7 @@ def _owan(sources: Sources) -> Entry:
 
 
 def _classical(chain: list[str], sources: Sources) -> Entry:
-    toolbox = _toolbox("classical", sources)
+    toolbox = load_tools("classical", sources)
     policy = FixedChain(toolbox, chain)
     return Entry(f"{policy.name} (classical)", policy, toolbox, family="classical", max_steps=sources.max_steps)
 
@@ -206,14 +211,14 @@ def _wiener(sources: Sources) -> Entry:
 
 
 def _best_classical(sources: Sources) -> Entry:
-    toolbox = _toolbox("classical", sources)
+    toolbox = load_tools("classical", sources)
     suite = patch_suite(sources.choose_on, "train", recipe("any"), _CHOSEN_ON)
     best = best_fixed_chain(toolbox, *suite.patches(), length=2, width=2)
     return Entry(f"{best.name} (classical)", best, toolbox, training_data=suite.source, family="classical")
 
 
 def _oracle(toolbox: str, sources: Sources) -> Entry:
-    tools = _toolbox(toolbox, sources)
+    tools = load_tools(toolbox, sources)
     policy = Oracle(sources.oracle, tools, sources.max_steps)
     patches, seconds = toolbox_cost(toolbox)
     label = f"{sources.oracle} oracle of {toolbox}"

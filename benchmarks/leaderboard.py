@@ -107,7 +107,7 @@ class Store:
     def write(self, key: str, job: Job, measured: Measurement) -> None:
         """Keep what a job found; doing it twice changes nothing."""
         about = {"entry": job.entry, "suite": job.suite, "seed": job.seed}
-        write_json(self.path(key), {**about, **_rounded(measured)})
+        write_json(self.path(key), {**about, **plain(measured)})
 
     def read(self, key: str) -> Measurement:
         """What a job found."""
@@ -116,7 +116,9 @@ class Store:
         return Measurement(**{name: _numbers(value) for name, value in values.items()})
 
 
-def _rounded(measured: Measurement) -> dict[str, Any]:
+def plain(measured: Measurement) -> dict[str, Any]:
+    """A measurement as JSON holds it: six decimals, None for what nobody knows."""
+
     def short(value: Any) -> Any:
         if isinstance(value, list):
             return [short(part) for part in value]

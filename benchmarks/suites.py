@@ -8,7 +8,6 @@ any of its values lies so near to the boundary between two levels that such a di
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -218,11 +217,6 @@ def real_suite(images: str, count: int) -> Suite:
     damaged = tuple(photo / 255.0 for photo in photos)
     unknown = tuple(torch.full_like(photo, torch.nan) for photo in damaged)
     return Suite("real", unknown, damaged, _source(images, "all", pool), _digest(photos))
-
-
-def stored_digests(path: Path) -> dict[str, dict[str, str]]:
-    """The sha256 of suites as a file of `restoration-env leaderboard suites` holds them."""
-    return json.loads(path.read_text(encoding="utf-8"))["suites"]
 
 
 def _keys(damage: Recipe, count: int, seed: int) -> Tensor:
