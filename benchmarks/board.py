@@ -99,13 +99,26 @@ def sorted_rows(rows: list[Row], key: str) -> list[Row]:
     return sorted(rows, key=lambda row: (row.get(key) is None, sign * (row.get(key) or 0.0)))
 
 
-def suite_table(name: str, suite: Mapping[str, Any], sort: str = "gain") -> Table:
-    """One suite for a terminal."""
-    shown = [(title, key) for title, key, _, _ in COLUMNS if any(row.get(key) is not None for row in suite["rows"])]
+# What a terminal shows first, as far as it is wide enough; the rest is in the JSON and on the page.
+_FIRST = ("gain", "lpips", "harmed", "mean_tools", "regret", "multiply_adds", "parameters", "ssim", "batch_1")
+
+
+def suite_table(name: str, suite: Mapping[str, Any], sort: str = "gain", width: int = 120) -> Table:
+    """One suite for a terminal, with as many columns as fit into its width."""
+    rows = suite["rows"]
+    titles = {key: title for title, key, _, _ in COLUMNS if any(row.get(key) is not None for row in rows)}
+    room = width - 4 - max(len(row["policy"]) for row in rows)
+    kept = set[str]()
+    for key in (*(key for key in _FIRST if key in titles), *(key for key in titles if key not in _FIRST)):
+        room -= 3 + max(len(titles[key]), *(len(written(row, key)) for row in rows))
+        if room < 0:
+            break
+        kept.add(key)
+    shown = [(title, key) for key, title in titles.items() if key in kept]
     table = Table(title=f"{name}: {suite['patches']:,} images from {suite['images']}")
-    table.add_column("entry")
+    table.add_column("entry", no_wrap=True)
     for title, _ in shown:
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     has_gain = any(row.get("gain") is not None for row in suite["rows"])
     for row in sorted_rows(suite["rows"], sort if has_gain or sort != "gain" else "mean_tools"):
         table.add_row(row["policy"], *(written(row, key) for _, key in shown))

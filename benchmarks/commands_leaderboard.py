@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +16,7 @@ from rich.console import Console
 from restoration_env.benchmarks.board import BOARD, latency_path, markdown, read_board, read_result, suite_table
 from restoration_env.benchmarks.entries import Sources, entry_names, load_entry
 from restoration_env.benchmarks.latency import latencies
-from restoration_env.benchmarks.leaderboard import PATCH_SUITES, Protocol, Store, one_by_one
+from restoration_env.benchmarks.leaderboard import PATCH_SUITES, Protocol, Store, Tell, one_by_one
 from restoration_env.benchmarks.leaderboard import run as run_jobs
 from restoration_env.benchmarks.ray_jobs import ray_cluster
 from restoration_env.benchmarks.submission import write_submission, write_template
@@ -40,7 +40,7 @@ def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
     return decorate
 
 
-_suites = _options(
+suite_options = _options(
     click.option("--suite", "suites", multiple=True, type=click.Choice(list(SUITES)), help="May be repeated."),
     click.option("--images", default="bundled", show_default=True, help="Clean images: a folder, bundled or div2k."),
     click.option("--split", default="test", show_default=True, help="Part of the images, or all."),
@@ -49,7 +49,7 @@ _suites = _options(
     click.option("--real", default="bundled-real", show_default=True, help="Photographs of the suite real."),
     click.option("--looks/--no-looks", default=True, show_default=True, help="Measure LPIPS."),
 )
-_sources = _options(
+source_options = _options(
     click.option("--published", default="", help="RL-Restore's weights.npz, to measure beside ours."),
     click.option("--owan", default="", help="OWAN's model_best.pth, to measure beside ours."),
     click.option("--weights", default="", help="Folder of single networks, instead of those that ship."),
@@ -58,18 +58,25 @@ _sources = _options(
     click.option("--max-steps", default=3, show_default=True, help="Actions of an episode."),
     click.option("--precision", default="float32", show_default=True, help="Of the tools: float32 or bfloat16."),
 )
-_store = click.option("--store", default=_STORE, show_default=True, help="Folder of what has been measured.")
+store_option = click.option("--store", default=_STORE, show_default=True, help="Folder of what has been measured.")
+ray_options = _options(
+    click.option(
+        "--ray", is_flag=False, flag_value="local", help="Do the jobs on a Ray cluster: local, or its address."
+    ),
+    click.option("--workers", type=int, help="Jobs at once on a local cluster.  [default: one a core]"),
+)
 _board = click.argument("board", type=click.Path(path_type=Path), default=BOARD)
 _SOURCES = ("published", "owan", "weights", "choose_on", "oracle", "max_steps", "precision")
 
 
-def _split(settings: dict[str, Any]) -> tuple[Protocol, Sources]:
+def given(settings: dict[str, Any]) -> tuple[Protocol, Sources]:
+    """The protocol and the sources that the options of a command name."""
     sources = Sources(**{name: settings.pop(name) for name in _SOURCES})
     settings["suites"] = tuple(settings["suites"]) or PATCH_SUITES
     return Protocol(**settings), sources
 
 
-def _command(words: str, protocol: Protocol, sources: Sources, entries: tuple[str, ...]) -> str:
+def command_line(words: str, protocol: Protocol, sources: Sources, entries: tuple[str, ...]) -> str:
     """The command line with folders shortened to their names, so that it reads the same on every machine."""
     parts = [f"restoration-env leaderboard {words}", *(Path(e).name if "/" in e else e for e in entries)]
     for given, default in ((protocol, Protocol()), (sources, Sources())):
@@ -86,15 +93,32 @@ def _command(words: str, protocol: Protocol, sources: Sources, entries: tuple[st
     return " ".join(parts)
 
 
+def asdict_short(protocol: Protocol) -> dict[str, Any]:
+    """A protocol as tables hold it, with folders shortened to their names."""
+    return {**asdict(protocol), **{name: Path(getattr(protocol, name)).name for name in ("images", "real")}}
+
+
+def timed(names: Sequence[str], sources: Sources, path: Path, made: Mapping[str, Any], tell: Tell) -> None:
+    """Time entries on bundled patches, and keep it beside the table."""
+    loaded, seen = {name: load_entry(name, sources) for name in names}, 0
+
+    def note(label: str) -> None:
+        nonlocal seen
+        tell(seen, len(loaded), f"timing {label}")
+        seen += 1
+
+    latencies(loaded, build_suite("moderate", count=64), path, made, note)
+    tell(len(loaded), len(loaded), "")
+
+
 @click.command()
 @click.argument("entries", nargs=-1)
-@_suites
-@_sources
-@_store
+@suite_options
+@source_options
+@store_option
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the table here.")
 @click.option("--latency/--no-latency", default=True, show_default=True, help="Time entries, beside the table.")
-@click.option("--ray", is_flag=False, flag_value="local", help="Do the jobs on a Ray cluster: local, or its address.")
-@click.option("--workers", type=int, help="Jobs at once on a local cluster.  [default: one a core]")
+@ray_options
 @click.option("--threads", default=1, show_default=True, help="CPU threads.")
 def run(
     entries: tuple[str, ...],
@@ -111,9 +135,9 @@ def run(
     What has been measured is kept in the store: a run that was interrupted goes on, and ends with the same table.
     """
     torch.set_num_threads(threads)
-    protocol, sources = _split(settings)
+    protocol, sources = given(settings)
     names = entries or entry_names(sources)
-    made = provenance(_command("run", protocol, sources, entries))
+    made = provenance(command_line("run", protocol, sources, entries))
     with progress_bar() as bar, ExitStack() as stack:
         task = bar.add_task("jobs", total=None, note="loading")
         spread = stack.enter_context(ray_cluster(ray, workers)) if ray else one_by_one
@@ -122,22 +146,14 @@ def run(
             bar.update(task, completed=done, total=total, note=note)
 
         table = run_jobs(names, protocol, sources, store, spread=spread, tell=tell)
-        about = {**asdict(protocol), **{name: Path(getattr(protocol, name)).name for name in ("images", "real")}}
-        board = {**made, "protocol": about, "suites": table}
+        board = {**made, "protocol": asdict_short(protocol), "suites": table}
         if json_path:
             write_json(json_path, board)
         if json_path and latency:
-            loaded = {name: load_entry(name, sources) for name in names}
-            timed = bar.add_task("timing", total=len(loaded), note="")
-
-            def note(label: str) -> None:
-                bar.update(timed, note=label)
-
-            latencies(loaded, build_suite("moderate", count=64), latency_path(json_path), made, note)
-            bar.update(timed, completed=len(loaded), note="")
-    shown = read_board(json_path) if json_path else board
+            timed(names, sources, latency_path(json_path), made, tell)
+    shown, console = read_board(json_path) if json_path else board, Console()
     for name, suite in shown["suites"].items():
-        Console().print(suite_table(name, suite))
+        console.print(suite_table(name, suite, width=console.width))
 
 
 @click.command()
@@ -148,7 +164,7 @@ def run(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the milliseconds in it.")
 def show(board: Path, suites: tuple[str, ...], sort: str, as_markdown: bool, as_json: bool) -> None:
     """Show the table in BOARD, or the one that comes with the package."""
-    table = read_board(board)
+    table, console = read_board(board), Console()
     table["suites"] = {name: suite for name, suite in table["suites"].items() if not suites or name in suites}
     if as_json:
         click.echo(json.dumps(table, indent=2))
@@ -156,7 +172,7 @@ def show(board: Path, suites: tuple[str, ...], sort: str, as_markdown: bool, as_
         click.echo(markdown(table))
     else:
         for name, suite in table["suites"].items():
-            Console().print(suite_table(name, suite, sort))
+            console.print(suite_table(name, suite, sort, console.width))
 
 
 @click.command()
@@ -164,25 +180,25 @@ def show(board: Path, suites: tuple[str, ...], sort: str, as_markdown: bool, as_
 @click.option("-o", "--output", required=True, help="Folder to write.")
 @click.option("--authors", default="", help="Who made it.")
 @click.option("--link", default="", help="Paper or code.")
-@_suites
-@_sources
-@_store
+@suite_options
+@source_options
+@store_option
 def submit(entry: str, output: str, authors: str, link: str, store: str, **settings: Any) -> None:
     """Measure ENTRY and write its submission: card, results, actions, and weights."""
-    protocol, sources = _split(settings)
+    protocol, sources = given(settings)
     with progress_bar() as bar:
         task = bar.add_task(entry, total=None, note="")
         run_jobs(
             [entry], protocol, sources, store, tell=lambda done, total, _: bar.update(task, completed=done, total=total)
         )
-    about = {"authors": authors, "link": link, **provenance(_command("submit", protocol, sources, (entry,)))}
+    about = {"authors": authors, "link": link, **provenance(command_line("submit", protocol, sources, (entry,)))}
     folder = write_submission(entry, protocol, sources, Store(store), output, about)
     Console().print(f"written to {folder}; check it with `restoration-env leaderboard validate {folder}`")
 
 
 @click.command()
 @click.argument("folder")
-@_suites
+@suite_options
 def template(folder: str, **settings: Any) -> None:
     """Write a submission to fill in: the damaged images, and a card with blanks."""
     settings["suites"] = tuple(settings["suites"]) or PATCH_SUITES
@@ -206,7 +222,8 @@ def validate(folder: str, images: str, real: str, published: str, owan: str, as_
         return
     console = Console()
     for name, row in rows.items():
-        console.print(suite_table(name, {"rows": [row], "patches": row["images"], "images": folder}))
+        shown = {"rows": [row], "patches": row["images"], "images": folder}
+        console.print(suite_table(name, shown, width=console.width))
     console.print("valid: suites, weights, actions, rewards and numbers are what the submission says")
 
 
@@ -237,7 +254,7 @@ def _validated(folder: str, images: str, real: str, sources: Sources) -> dict[st
 
 
 @click.command()
-@_suites
+@suite_options
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the digests here.")
 def suites(json_path: Path | None, suites: tuple[str, ...], **settings: Any) -> None:
     """Build suites and print the sha256 of their bytes."""
@@ -249,4 +266,4 @@ def suites(json_path: Path | None, suites: tuple[str, ...], **settings: Any) -> 
         if not json_path:
             click.echo(f"{suite.digest}  {name}, {len(suite)} images from {suite.source}")
     if json_path:
-        write_json(json_path, {**provenance(_command("suites", protocol, Sources(), ())), "suites": found})
+        write_json(json_path, {**provenance(command_line("suites", protocol, Sources(), ())), "suites": found})

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from restoration_env.agents.agent import agent_names, load_agent
+import torch
+from torch import Tensor
+
+from restoration_env.agents.agent import ToolchainAgent, agent_names, load_agent
 from restoration_env.agents.policies import FixedChain, RandomPolicy, StopAtOnce
 from restoration_env.agents.reference import best_fixed_chain, load_classifier
 from restoration_env.agents.sb3_policy import load_sb3_policy
@@ -79,7 +82,8 @@ def load_entry(name: str, sources: Sources = Sources()) -> Entry:
         name: ``input``, ``random``, ``best-chain-N``, ``classifier``; an agent by name or path, ``AGENT@TOOLBOX`` to
             play it with other tools; ``published``, ``owan``; a single network by name or path; a policy of
             Stable-Baselines3 by the path of its safetensors; a chain of classical tools, ``a>b``;
-            ``unsupervised-wiener``; ``oracle:TOOLBOX``.
+            ``unsupervised-wiener``; ``oracle:TOOLBOX``. For ablations: ``AGENT%no-stop`` never stops early,
+            ``AGENT%six`` and ``oracle:TOOLBOX%six`` have every other tool only, and ``TOOLBOX+TOOL`` more.
         sources: where what is not in the package comes from.
 
     Raises:
@@ -97,7 +101,10 @@ def _load(name: str, sources: Sources) -> Entry:
     for starts, load in _PREFIXED.items():
         if name.startswith(starts):
             return replace(load(name.removeprefix(starts), sources), max_steps=sources.max_steps)
-    agent, at, toolbox = name.partition("@")
+    whole, _, change = name.partition("%")
+    agent, at, toolbox = whole.partition("@")
+    if change:
+        return _changed(load_entry(whole, sources), change)
     if agent in agent_names() or Path(agent).suffix == ".safetensors":
         return _trained(agent, toolbox if at else None, sources)
     if name in NETWORKS:
@@ -108,8 +115,41 @@ def _load(name: str, sources: Sources) -> Entry:
     raise UnknownName("entry", name, (*known, "a chain of classical tools", "a path that ends in .safetensors"))
 
 
+class RestrictedAgent(ToolchainAgent):
+    """An agent that leaves some of its actions alone, for ablations.
+
+    Args:
+        agent: what it would do.
+        without: numbers of the actions it does not take.
+    """
+
+    def __init__(self, agent: ToolchainAgent, without: Sequence[int], name: str) -> None:
+        super().__init__(agent.network, agent.toolbox, agent.max_steps, agent.card)
+        self.without, self.name = list(without), name
+
+    def _choice(self, q: Tensor) -> Tensor:
+        q = q.clone()
+        q[..., self.without] = -torch.inf
+        return super()._choice(q)
+
+
+def _changed(entry: Entry, change: str) -> Entry:
+    agent = entry.policy
+    if not isinstance(agent, ToolchainAgent) or change not in ("no-stop", "six"):
+        raise InvalidArgument("entry", "an agent before %no-stop or %six", f"{entry.label}%{change}")
+    without = [agent.toolbox.stop] if change == "no-stop" else range(0, len(agent.toolbox), 2)
+    label = f"{entry.label}, {'without stop' if change == 'no-stop' else 'six tools'}"
+    return replace(entry, label=label, policy=RestrictedAgent(agent, without, label))
+
+
 def load_tools(name: str, sources: Sources) -> Toolbox:
-    """A toolbox by name, with further tools after a `+`; "published" and "owan" from the sources."""
+    """A toolbox by name, with further tools after a `+`, or every other one before `%six`.
+
+    "published" and "owan" come from the sources.
+    """
+    if name.endswith("%six"):
+        whole = load_tools(name.removesuffix("%six"), sources)
+        return Toolbox(name, whole.tools[1::2])
     if name == "published":
         return load_published(_given("published", sources.published)).toolbox
     if name == "owan":
