@@ -102,7 +102,7 @@ def runtime_table(board: Mapping[str, Any], suite: str = "moderate") -> str:
     """What each entry costs, as Markdown: parameters, multiply-adds, milliseconds, beside its gain on one suite."""
     keys = ("gain", "parameters", "multiply_adds", "batch_1", "batch_256", "training_patches", "training_seconds")
     lines = [
-        f"| {suite} | gain dB | parameters | M multiply-adds | ms, batch 1 | ms, batch 256 | training patches | hours |",
+        f"| {suite} | gain dB | parameters | M multiply-adds | ms, batch 1 | batch 256 | training patches | hours |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in board["suites"][suite]["rows"]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from restoration_env.agents.oracles import beam, exhaustive, greedy
-from restoration_env.agents.policies import FixedChain, Policy
+from restoration_env.agents.policies import FixedChain, Policy, StopAtOnce
 from restoration_env.benchmarks.suites import Suite
 from restoration_env.episodes import NO_ACTION, Episodes
 from restoration_env.metrics import ssim
@@ -237,7 +237,7 @@ def evaluate(policy: Policy, toolbox: Toolbox, suite: Suite, *, max_steps: int =
 
 def parameters(entry: Entry) -> int | None:
     """Weights that an entry needs: those of its policy and its tools; None if none of them has any to count."""
-    tools = entry.toolbox.tools
+    tools = entry.toolbox.tools if not isinstance(entry.policy, StopAtOnce) else ()
     if isinstance(entry.policy, FixedChain):
         used = {action for action in entry.policy.chain if action != entry.toolbox.stop}
         tools = tuple(tools[action] for action in sorted(used))

@@ -108,13 +108,12 @@ def pareto(rows: Sequence[Mapping[str, Any]]) -> str:
     logs = [math.log10(row["multiply_adds"]) for row in points]
     gains = [row["gain"] for row in points]
     low, high = math.floor(min(logs) * 2) / 2, math.ceil(max(logs) * 2 + 0.01) / 2
-    least, most = min(0.0, *gains), max(gains) * 1.08 + 0.01
+    least, most = math.floor(min(gains)), max(gains) + 0.3
 
     def place(row: Mapping[str, Any]) -> tuple[float, float]:
         x = _LEFT + (math.log10(row["multiply_adds"]) - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT)
-        return round(x, 1), round(
-            _HEIGHT - _BOTTOM - (row["gain"] - least) / (most - least) * (_HEIGHT - _TOP - _BOTTOM), 1
-        )
+        height = (row["gain"] - least) / (most - least) * (_HEIGHT - _TOP - _BOTTOM)
+        return round(x, 1), round(_HEIGHT - _BOTTOM - height, 1)
 
     parts = [_axes(low, high, least, most)]
     front = [place(row) for row in pareto_front(points)]
@@ -128,9 +127,8 @@ def pareto(rows: Sequence[Mapping[str, Any]]) -> str:
         parts.append(f'<g><title>{escape(title)}</title><circle class="dot {_family(row)}" cx="{x}" cy="{y}" r="5"/>')
         parts.append(f'<text x="{text[0]}" y="{text[1]}">{escape(row["policy"])}</text></g>')
     label = "Gain against multiply-adds per image; the dashed line joins what nothing cheaper beats"
-    return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
-    )
+    size = f'viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
 
 def pareto_front(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
