@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from restoration_env.benchmarks.classical_entries import CHAINS, classical_entries
+from restoration_env.benchmarks.classical_entries import CHAINS
 from restoration_env.benchmarks.comparison import evaluate
+from restoration_env.benchmarks.entries import Sources, entry_names, load_entry
 from restoration_env.benchmarks.networks import (
     MEAN_TOOLCHAIN,
     NETWORKS,
@@ -103,8 +104,9 @@ def test_one_tool_is_applied_once_to_every_image():
     suite = patch_suite("bundled", "test", recipe("moderate"), 6)
     policy = SingleTool(Tool("brighter", "adds a little", lambda images: images + 0.02))
     row = evaluate(policy, policy.toolbox, suite)
-    gain = (psnr(suite.damaged + 0.02, suite.clean) - psnr(suite.damaged, suite.clean)).mean().item()
-    assert row["mean_tools"] == 1 and row["toolbox"] == "brighter"
+    clean, damaged = suite.patches()
+    gain = (psnr(damaged + 0.02, clean) - psnr(damaged, clean)).mean().item()
+    assert row["mean_tools"] == 1 and policy.toolbox.name == "brighter"
     assert row["gain"] == pytest.approx(gain, abs=1e-3)
     assert policy.parameters is None and SingleTool(Tool("net", "", nn.Conv2d(3, 3, 1))).parameters == 12
 
@@ -246,14 +248,13 @@ def test_the_command_trains_a_network_and_does_not_train_it_twice(tmp_path, monk
 
 def test_classical_chains_are_entries_of_the_classical_toolbox():
     suite = patch_suite("bundled", "test", recipe("severe"), 2, size=24)
-    entries = {entry.label: entry for entry in classical_entries()}
-    assert len(entries) == len(CHAINS) + 1
-    best = classical_entries(suite, length=1)[-1]
-    assert best.label.startswith("best chain of 1") and best.training_images == 2
-    chain = entries["tv-strong > wiener-1.5 (classical)"]
+    names = entry_names(Sources())
+    assert {">".join(chain) for chain in CHAINS} <= set(names)
+    chain = load_entry("tv-strong>wiener-1.5")
     row = evaluate(chain.policy, chain.toolbox, suite)
-    assert row["toolbox"] == "classical" and row["mean_tools"] == 2 and row["gain"] > 0
-    alone = entries["unsupervised-wiener (classical)"]
+    assert chain.toolbox.name == "classical" and chain.family == "classical"
+    assert row["mean_tools"] == 2 and row["gain"] > 0
+    alone = load_entry("unsupervised-wiener")
     rows = [evaluate(alone.policy, alone.toolbox, suite) for _ in range(2)]
     assert rows[0]["psnr_out"] == rows[1]["psnr_out"] != rows[0]["psnr_in"]
 
@@ -292,4 +293,4 @@ def test_the_published_owan_restores():
     suite = patch_suite("bundled", "test", recipe("moderate"), 4)
     row = evaluate(policy, policy.toolbox, suite)
     assert row["gain"] > 1.5 and row["harmed"] == 0 and row["mean_tools"] == 1
-    assert policy.parameters == 391_456 and row["toolbox"] == "owan"
+    assert policy.parameters == 391_456 and policy.toolbox.name == "owan"

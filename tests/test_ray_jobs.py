@@ -35,7 +35,7 @@ class Deadly(Job):
 def test_a_killed_worker_is_replaced_and_the_table_is_that_of_one_process(tmp_path, monkeypatch):
     pytest.importorskip("ray", reason="the extra [ray] is not installed")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))))
-    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     names = ["input", "drqn"]
     alone = run(names, PROTOCOL, SOURCES, tmp_path / "alone")
     mark, counted = tmp_path / "mark", []
