@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def written(row: Mapping[str, Any], key: str) -> str:
     return form.format(value * _UNITS[key] if key in _UNITS else value)
 
 
-def sorted_rows(rows: list[Row], key: str) -> list[Row]:
+def sorted_rows(rows: Sequence[Mapping[str, Any]], key: str) -> list[Mapping[str, Any]]:
     """Rows by a column, the best first, those without a number last.
 
     Raises:

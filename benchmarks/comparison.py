@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -101,7 +101,7 @@ class ChainPlayer:
         """The next ``count`` images come."""
         self.first, self.taken, self.count = self.first + self.count, 0, count
 
-    def act(self, observation: dict[str, Tensor]) -> Tensor:
+    def act(self, observation: Mapping[str, Tensor]) -> Tensor:
         """The action that was written down for this step; stop where nothing was."""
         rows = self.actions[self.first : self.first + self.count]
         step = [row[self.taken] if self.taken < len(row) else self.stop for row in rows]
@@ -133,7 +133,7 @@ class Oracle:
         """Begin the chains."""
         self._player.reset(count)
 
-    def act(self, observation: dict[str, Tensor]) -> Tensor:
+    def act(self, observation: Mapping[str, Tensor]) -> Tensor:
         """The next tools of the chains."""
         return self._player.act(observation)
 

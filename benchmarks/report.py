@@ -77,7 +77,7 @@ def _section(name: str, suite: Mapping[str, Any], hidden: bool) -> str:
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     shown = [column for column in COLUMNS if any(row.get(column[1]) is not None for row in rows)]
-    ranked = sorted_rows(list(rows), "gain" if any(key == "gain" for _, key, _, _ in shown) else "mean_tools")
+    ranked = sorted_rows(rows, "gain" if any(key == "gain" for _, key, _, _ in shown) else "mean_tools")
     head = '<th data-key="policy" data-less="true"><button>entry</button></th>' + "".join(
         f'<th data-key="{key}" data-less="{str(less).lower()}"><button>{escape(title)}</button></th>'
         for title, key, _, less in shown

@@ -148,14 +148,15 @@ def _replayed(
 ) -> Measurement | None:
     """What the submitted actions do; what is wrong with them goes to the problems."""
     written = submission.actions.get(name) or {}
-    actions, rewards = written.get("actions"), written.get("rewards")
+    actions: list[list[int]] = written.get("actions") or []
+    rewards: list[list[float | None]] = written.get("rewards") or []
     steps = int(submission.card.get("max_steps", 3))
     if not _well_formed(actions, len(suite), steps, toolbox.stop):
         problems.append(f"{name}: actions.json needs 1 to {steps} actions of 0..{toolbox.stop} for {len(suite)} images")
         return None
     looks = bool(submission.card.get("looks", False))
     found = measure(ChainPlayer(actions, toolbox.stop), toolbox, suite, max_steps=steps, looks=looks)
-    for number, (ours, theirs) in enumerate(zip(found.rewards, rewards or [], strict=False)):
+    for number, (ours, theirs) in enumerate(zip(found.rewards, rewards, strict=False)):
         known = [a for a in ours if a == a]
         same = isinstance(theirs, list) and len(theirs) == len(ours)
         if not same or any(abs(a - (b or 0.0)) > REWARD for a, b in zip(known, theirs, strict=False)):

@@ -38,9 +38,7 @@ def uniform(keys: Tensor, count: int, stream: int = 0) -> Tensor:
     return _shift_right(hashed(keys, count, stream), 11).double() * 2.0**-53
 
 
-def normal(
-    keys: Tensor, shape: tuple[int, ...], stream: int = 1, *, dtype: torch.dtype = torch.float32
-) -> Tensor:
+def normal(keys: Tensor, shape: tuple[int, ...], stream: int = 1, *, dtype: torch.dtype = torch.float32) -> Tensor:
     """Standard normal numbers (Box-Muller): int64 (N,) keys to float (N, *shape).
 
     In float64 they are the same numbers with fewer rounding errors.
