@@ -98,6 +98,16 @@ def ablation_table(ablation: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def difference_table(label: str, differences: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """How far an entry is above others, image by image, as Markdown."""
+    suites = list(dict.fromkeys(suite for rows in differences.values() for suite in rows))
+    lines = [f"| {label} minus | {' | '.join(suites)} |", "|---|" + "---|" * len(suites)]
+    for other, rows in differences.items():
+        cells = [f"{row['difference']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})" for row in rows.values()]
+        lines.append(f"| {other} | {' | '.join(cells)} |")
+    return "\n".join((*lines, "", "PSNR in dB, mean over the same images and its 95 % bootstrap interval."))
+
+
 def runtime_table(board: Mapping[str, Any], suite: str = "moderate") -> str:
     """What each entry costs, as Markdown: parameters, multiply-adds, milliseconds, beside its gain on one suite."""
     keys = ("gain", "parameters", "multiply_adds", "batch_1", "batch_256", "training_patches", "training_seconds")

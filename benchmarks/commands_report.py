@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from restoration_env.agents.agent import agent_names
-from restoration_env.benchmarks.ablations import ablation_table, ablations, runtime_table
+from restoration_env.benchmarks.ablations import ablation_table, ablations, difference_table, runtime_table
 from restoration_env.benchmarks.board import BOARD, latency_path, markdown, read_board, read_result
 from restoration_env.benchmarks.commands_leaderboard import (
     asdict_short,
@@ -26,7 +26,7 @@ from restoration_env.benchmarks.commands_leaderboard import (
 )
 from restoration_env.benchmarks.comparison import Entry
 from restoration_env.benchmarks.entries import Sources, entry_names, load_entry
-from restoration_env.benchmarks.leaderboard import Tell, one_by_one, run
+from restoration_env.benchmarks.leaderboard import Tell, one_by_one, paired_differences, run
 from restoration_env.benchmarks.networks import NETWORKS
 from restoration_env.benchmarks.ray_jobs import ray_cluster
 from restoration_env.benchmarks.report import pareto, write_report
@@ -137,6 +137,12 @@ def paper(
         scenes, real = damaged_scenes(shown), real_scenes(shown, protocol.real)
     board = read_board(output / "leaderboard.json")
     tables = [(part["title"], ablation_table(part)) for part in found.values()]
+    best = joint or agent
+    others = [name for name in names if name in (agent, *NETWORKS, "published", "owan") and name != best]
+    if best in names and others:
+        apart = paired_differences(best, others, protocol, sources, store)
+        write_json(output / "differences.json", {**made, "entry": best, "differences": apart})
+        tables.insert(0, ("Image by image", difference_table(load_entry(best, sources).label, apart)))
     singles = [entry.label for entry in shown if entry.family == "single network"]
     save_png(output / "strips.png", strips(scenes, singles[:1], "Each step of the toolchain, and a single network"))
     save_png(output / "real.png", strips(real, singles[:1], "Photographs as they are"))

@@ -15,10 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from restoration_env.benchmarks.comparison import (
     Entry,
     Measurement,
     Row,
+    bootstrap_interval,
     fingerprint,
     measure,
     parameters,
@@ -227,6 +230,41 @@ def _table(
         "sha256": [part.digest for part in built],
         "rows": rows,
     }
+
+
+def paired_differences(
+    name: str, others: Sequence[str], protocol: Protocol, sources: Sources, folder: str | Path
+) -> dict[str, dict[str, Row]]:
+    """How far an entry is above others, image by image on the same images, as far as they have been measured.
+
+    A difference of means hides how much of its uncertainty both share; the bootstrap is over the differences.
+
+    Args:
+        name: of the entry.
+        others: names of those it is held against.
+        protocol: on what they were measured.
+        sources: where they come from.
+        folder: keeps what was measured.
+
+    Returns:
+        By the other's label and by suite: ``difference`` in dB of PSNR, with ``low`` and ``high`` of its 95 % interval.
+    """
+    store, found = Store(folder), dict[str, dict[str, Row]]()
+    for other in others:
+        label = load_entry(other, sources).label
+        for suite in protocol.suites:
+            pairs = []
+            for seed in range(SEED, SEED + protocol.seeds):
+                keys = [Job(entry, suite, seed, protocol, sources).key() for entry in (name, other)]
+                if all(key in store for key in keys):
+                    ours, theirs = (np.array(store.read(key).psnr_out) for key in keys)
+                    pairs.append(ours - theirs)
+            if pairs and np.isfinite(pairs[0]).all():
+                values = np.concatenate(pairs)
+                low, high = bootstrap_interval(values)
+                row = {"difference": round(float(values.mean()), 4), "low": low, "high": high}
+                found.setdefault(label, {})[suite] = row
+    return found
 
 
 def entry_facts(name: str, entry: Entry) -> Row:

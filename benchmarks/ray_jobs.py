@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -17,9 +18,9 @@ _RETRIES = 3  # of a job whose worker died
 def ray_cluster(address: str = "local", workers: int | None = None) -> Iterator[Spread]:
     """A way to do jobs on a cluster, for `restoration_env.benchmarks.leaderboard.run`.
 
-    Every worker computes with one thread. Images, folders and weights that the jobs name must be where the workers
-    are, under the same paths. A job whose worker dies is done again elsewhere, at most three times; as only its result
-    is kept, under the job's key, nothing is counted twice.
+    Every worker computes with one thread, in the folder where this is called. Images and weights that the jobs name
+    must be where the workers are, under the same paths. A job whose worker dies is done again elsewhere, at most three
+    times; as only its result is kept, under the job's key, nothing is counted twice.
 
     Args:
         address: "local" starts a cluster on this machine and ends it afterwards; else as `ray.init` takes it.
@@ -43,7 +44,7 @@ def ray_cluster(address: str = "local", workers: int | None = None) -> Iterator[
 
     def spread(jobs: Mapping[str, Job]) -> Iterator[tuple[str, Measurement]]:
         remote = ray.remote(max_retries=_RETRIES, num_cpus=1)(_measure)
-        waiting = [remote.remote(key, job) for key, job in jobs.items()]
+        waiting = [remote.remote(key, job, os.getcwd()) for key, job in jobs.items()]
         while waiting:
             done, waiting = ray.wait(waiting)
             for one in done:
@@ -55,8 +56,9 @@ def ray_cluster(address: str = "local", workers: int | None = None) -> Iterator[
         ray.shutdown()
 
 
-def _measure(key: str, job: Job) -> tuple[str, Measurement]:
+def _measure(key: str, job: Job, folder: str) -> tuple[str, Measurement]:
     import torch
 
+    os.chdir(folder)  # relative paths mean what they mean to who asked
     torch.set_num_threads(1)
     return key, job.measure()

@@ -13,6 +13,7 @@ from helpers import tiny
 
 from restoration_env.agents.policies import FixedChain, RandomPolicy, StopAtOnce
 from restoration_env.benchmarks import entries as entries_module
+from restoration_env.benchmarks.ablations import difference_table
 from restoration_env.benchmarks.board import markdown, read_board, sorted_rows, suite_table
 from restoration_env.benchmarks.comparison import (
     ChainPlayer,
@@ -24,7 +25,7 @@ from restoration_env.benchmarks.comparison import (
     parameters,
 )
 from restoration_env.benchmarks.entries import Sources, entry_names, load_entry, load_tools
-from restoration_env.benchmarks.leaderboard import Job, Protocol, Store, run
+from restoration_env.benchmarks.leaderboard import Job, Protocol, Store, paired_differences, run
 from restoration_env.benchmarks.readme import RESULTS
 from restoration_env.benchmarks.suites import SUITES, build_suite, patch_suite
 from restoration_env.benchmarks.training_cost import toolbox_cost
@@ -244,6 +245,16 @@ def test_seeds_are_put_together(tmp_path):
     assert both["patches"] == 6 and both["sha256"] == [suite.digest for suite in suites]
     quality = torch.cat([psnr(*reversed(suite.patches())) for suite in suites]).mean().item()
     assert both["rows"][0]["psnr_in"] == pytest.approx(quality, abs=1e-3)
+
+
+def test_differences_are_taken_image_by_image(tmp_path):
+    board_of(tmp_path, names=("input", "drqn"))
+    found = paired_differences("drqn", ["input", "random"], SMALL, NO_ORACLE, tmp_path)
+    assert set(found) == {"input"} and set(found["input"]) == {"mild", "severe"}  # random was not measured
+    gains = Store(tmp_path).read(Job("drqn", "severe", 2018, SMALL, NO_ORACLE).key()).gain
+    row = found["input"]["severe"]
+    assert row["difference"] == pytest.approx(gains.mean(), abs=1e-3) and row["low"] <= row["difference"] <= row["high"]
+    assert "| input |" in difference_table("drqn", found)
 
 
 def test_two_entries_of_one_label_are_refused(tmp_path, monkeypatch):
