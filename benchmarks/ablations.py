@@ -50,7 +50,8 @@ def ablations(
         By name: a title and, for each variant in words, the rows of each suite.
     """
     best = joint or agent
-    box = load_agent(best).toolbox.name
+    known = load_agent(best)
+    box, trained = known.toolbox.name, known.max_steps
     variants: dict[str, dict[str, tuple[str, Sources]]] = {
         "stop": {"with stop": (best, sources), "without": (f"{best}%no-stop", sources)},
         "tools": {
@@ -61,7 +62,7 @@ def ablations(
             "eighteen, oracle": (f"oracle:{'+'.join((box, *SIX_MORE))}", sources),
         },
         "steps": {
-            **{f"{count}, agent": (best, replace(sources, max_steps=count)) for count in STEPS},
+            **{f"{count}, agent (trained for {trained})": (best, replace(sources, max_steps=count)) for count in STEPS},
             **{f"{count}, oracle": (f"oracle:{box}", replace(sources, max_steps=count)) for count in STEPS},
         },
     }

@@ -138,8 +138,7 @@ def markdown(board: Mapping[str, Any], families: tuple[str, ...] = ()) -> str:
         f"| PSNR gain in dB | {' | '.join(suites)} | LPIPS | harmed | tools | parameters | M multiply-adds | "
         "ms, batch 1 / 256 | training patches |",
         "|---|" + "---|" * (len(suites) + 7),
-        f"| *the input: PSNR, LPIPS* | {' | '.join(_input(suite) for suite in suites.values())} | "
-        f"*{_joined([_named(suite, 'input') or {} for suite in suites.values()], 'lpips')}* | | | | | | |",
+        f"| *the input* | {' | '.join(_input(suite) for suite in suites.values())} | {_looks(suites)} | | | | | | |",
     ]
     mean = {row["policy"]: _mean_gain(suites, row["policy"]) for suite in suites.values() for row in suite["rows"]}
     for label in sorted(mean, key=lambda label: -mean[label]):
@@ -161,8 +160,13 @@ def markdown(board: Mapping[str, Any], families: tuple[str, ...] = ()) -> str:
     return "\n".join(lines)
 
 
+def _looks(suites: Mapping[str, Any]) -> str:
+    known = [row for suite in suites.values() if (row := _named(suite, "input"))]
+    return f"*{_joined(known, 'lpips')}*" if known else ""
+
+
 def _input(suite: Mapping[str, Any]) -> str:
-    return f"*{suite['rows'][0]['psnr_in']:.2f}*"
+    return f"*PSNR {suite['rows'][0]['psnr_in']:.2f}*"
 
 
 def _named(suite: Mapping[str, Any], label: str) -> Row | None:

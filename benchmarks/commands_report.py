@@ -144,7 +144,8 @@ def paper(
         write_json(output / "differences.json", {**made, "entry": best, "differences": apart})
         tables.insert(0, ("Image by image", difference_table(load_entry(best, sources).label, apart)))
     singles = [entry.label for entry in shown if entry.family == "single network"]
-    save_png(output / "strips.png", strips(scenes, singles[:1], "Each step of the toolchain, and a single network"))
+    title = f"Each step of {shown[0].label}" + (f", and {singles[0]}" if singles else "")
+    save_png(output / "strips.png", strips(scenes, singles[:1], title))
     save_png(output / "real.png", strips(real, singles[:1], "Photographs as they are"))
     write_report(output, board, [*scenes, *real], tables)
     for name, suite in board["suites"].items():

@@ -50,7 +50,7 @@ def damaged_scenes(
     split: str = "test",
     *,
     severities: Sequence[str] = ("mild", "moderate", "severe"),
-    seed: int = 7,
+    seed: int = 5,
     side: int = SIDE,
 ) -> list[Scene]:
     """A scene of each severity, each another part of another image.
@@ -60,12 +60,12 @@ def damaged_scenes(
         images: a source of clean images.
         split: which part of it.
         severities: recipes of damage.
-        seed: of the parts and the damage.
+        seed: of the part and the damage of the first scene; the others follow.
         side: of the scenes in pixels.
     """
     scenes = []
-    for severity in severities:
-        clean, damaged = patch_suite(images, split, recipe(severity), 1, size=side, seed=seed).patches()
+    for number, severity in enumerate(severities):
+        clean, damaged = patch_suite(images, split, recipe(severity), 1, size=side, seed=seed + number).patches()
         scenes.append(_scene(severity, damaged, clean, entries))
     return scenes
 
