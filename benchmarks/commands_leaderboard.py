@@ -163,7 +163,7 @@ def run(
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the milliseconds in it.")
 def show(board: Path, suites: tuple[str, ...], sort: str, as_markdown: bool, as_json: bool) -> None:
-    """Show the table in BOARD, or the one that comes with the package."""
+    """Show the table in BOARD, or that of the checkout."""
     table, console = read_board(board), Console()
     table["suites"] = {name: suite for name, suite in table["suites"].items() if not suites or name in suites}
     if as_json:

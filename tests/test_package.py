@@ -26,7 +26,7 @@ def test_the_wheel_has_one_import_name_and_carries_the_weights(wheel):
     assert sum(name.startswith("restoration_env/tools/weights/cnn12/") for name in names) == 24
     assert "restoration_env/agents/weights/toolchain.safetensors" in names
     assert "restoration_env/sft/weights/segmenter.safetensors" in names
-    assert "restoration_env/benchmarks/study_page.html" in names
+    assert {f"restoration_env/benchmarks/{name}.html" for name in ("study_page", "report")} <= set(names)
     assert "restoration_env/py.typed" in names
     assert not any("test" in name or "results" in name for name in names)
 
