@@ -35,6 +35,7 @@ from restoration_env.errors import InvalidArgument
 from restoration_env.images import damaged_patches, load_images
 from restoration_env.metrics import psnr, ssim
 from restoration_env.perceptual import lpips
+from restoration_env.randomness import hashed
 
 STORED = json.loads((RESULTS / "suites.json").read_text(encoding="utf-8"))["suites"]
 SMALL = Protocol(suites=("mild", "severe"), count=3)
@@ -59,6 +60,37 @@ def test_a_suite_has_the_same_bytes_with_another_processors_instructions():
     environment = {**os.environ, **other, "OMP_NUM_THREADS": "2"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == STORED["moderate"]["sha256"]
+
+
+def blurred_tap_by_tap(images, sigma):
+    """`gaussian_blur` once more, in NumPy: other exponentials, and sums in another order."""
+    result = images.numpy().copy()
+    for number, width in enumerate(sigma.tolist()):
+        kernel = [math.exp(-0.5 * (offset / max(width, 1e-3)) ** 2) for offset in range(-10, 11)]
+        kernel = [weight / math.fsum(kernel) for weight in kernel]
+        for axis in (2, 1):
+            padding = [(10, 10) if side == axis else (0, 0) for side in range(3)]
+            wide, length = np.pad(result[number], padding, mode="edge"), result.shape[axis + 1]
+            taps = [kernel[k] * wide.take(range(k, k + length), axis) for k in reversed(range(21))]
+            result[number] = sum(taps)
+    return torch.from_numpy(result)
+
+
+def normal_by_numpy(keys, shape, stream, dtype):
+    """`normal` once more: another library's logarithm, sine and cosine."""
+    words = hashed(keys, -(-math.prod(shape) // 2), stream).numpy().view(np.uint64)
+    radius = np.sqrt(-2.0 * np.log(((words >> np.uint64(32)).astype(np.float64) + 1.0) / 2.0**32))
+    angle = (words & np.uint64(0xFFFFFFFF)).astype(np.float64) * (2.0 * math.pi / 2.0**32)
+    pairs = np.concatenate((radius * np.cos(angle), radius * np.sin(angle)), 1)
+    return torch.from_numpy(pairs[:, : math.prod(shape)].reshape(len(keys), *shape))
+
+
+@pytest.mark.parametrize("name", ["severe", "blur", "noise"])
+def test_a_suite_has_the_same_bytes_if_something_else_computes_the_damage(name, monkeypatch):
+    """What a machine can do differently is less than what another implementation does."""
+    monkeypatch.setattr("restoration_env.images.gaussian_blur", blurred_tap_by_tap)
+    monkeypatch.setattr("restoration_env.images.normal", normal_by_numpy)
+    assert patch_suite("bundled", "test", recipe(name), 24).digest == STORED[name]["sha256"]
 
 
 def test_the_first_patches_of_a_suite_are_those_of_a_smaller_one(suite):
