@@ -106,7 +106,7 @@ def _load(name: str, sources: Sources) -> Entry:
     if change:
         return _changed(load_entry(whole, sources), change)
     if agent in agent_names() or Path(agent).suffix == ".safetensors":
-        return _trained(agent, toolbox if at else None, sources)
+        return load_trained(agent, toolbox if at else None, sources)
     if name in NETWORKS:
         return _single(sources.singles / f"{name}.safetensors", sources)
     if set(name.split(">")) <= set(load_toolbox("classical").names):
@@ -156,8 +156,7 @@ def load_tools(name: str, sources: Sources) -> Toolbox:
         return load_owan(_given("owan", sources.owan), precision=sources.precision).toolbox
     if name == "unsupervised-wiener":
         return SingleTool(unsupervised_wiener()).toolbox
-    first, *more = name.split("+")
-    return load_toolbox(first, more, precision=sources.precision)
+    return load_toolbox(name, precision=sources.precision)
 
 
 def _given(name: str, path: str) -> str:
@@ -192,8 +191,17 @@ def _classifier(sources: Sources) -> Entry:
     return _system("classifier", policy, policy.toolbox, policy.card, "baseline", sources)
 
 
-def _trained(path: str, toolbox: str | None, sources: Sources) -> Entry:
-    """An agent, a single network or a policy of Stable-Baselines3: its card says which."""
+def load_trained(path: str, toolbox: str | None, sources: Sources) -> Entry:
+    """An agent by name or by the path of its weights, a single network or a policy of Stable-Baselines3 by the path.
+
+    Args:
+        path: the card beside the weights says which of them it is.
+        toolbox: the tools to play with; None for those it was trained with.
+        sources: where published tools come from.
+
+    Raises:
+        InvalidArgument: for weights that are missing, damaged, or fit no such tools.
+    """
     tools = load_tools(toolbox, sources) if toolbox else None
     if Path(path).suffix == ".safetensors":
         card = _card(Path(path))

@@ -63,4 +63,14 @@ def _runs(tool: str, card: Card) -> Iterator[tuple[str, int, float]]:
         patches = iterations * training.get("batch", _TOOL_DEFAULTS["batch"])
         key = f"{tool} {depth}" if alone else json.dumps(training, sort_keys=True)
         yield key, patches, float(node.get("seconds") or 0.0)
-        node, depth = node.get("started_from"), depth + 1
+        node, depth = _whole(tool, node.get("started_from")), depth + 1
+
+
+def _whole(tool: str, origin: Card | None) -> Card | None:
+    """The card of what a tool started from: the whole one, with its own beginnings, if those weights ship."""
+    for spec in TOOLBOXES.values() if origin else ():
+        path = spec.folder / f"{tool}.json"
+        card = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if origin and card.get("sha256") == origin.get("sha256", ""):
+            return card
+    return origin

@@ -16,7 +16,7 @@ import torch
 
 from restoration_env.agents.policies import Policy
 from restoration_env.benchmarks.comparison import ChainPlayer, Measurement, Row, fingerprint, measure, summarise
-from restoration_env.benchmarks.entries import Sources, load_entry, load_tools
+from restoration_env.benchmarks.entries import Sources, load_tools, load_trained
 from restoration_env.benchmarks.networks import SingleTool
 from restoration_env.benchmarks.submission import Submission, read_restored, read_submission
 from restoration_env.benchmarks.suites import Suite, build_suite
@@ -125,17 +125,13 @@ def _tools(submission: Submission, sources: Sources, problems: list[str]) -> tup
         path = submission.folder / "weights" / Path(str(card["weights"])).name
         if read_weights(path)[1]["sha256"] != card.get("weights_sha256"):
             problems.append(f"{path.name}: not the weights that the card's sha256 says")
-        loaded = load_entry(str(path) if not _boxed(path, card) else f"{path}@{card['toolbox']}", sources)
+        acts = "max_steps" in read_weights(path)[1]  # an agent's, which need a toolbox, not a single network's
+        loaded = load_trained(str(path), str(card.get("toolbox")) if acts else None, sources)
         policy, toolbox = loaded.policy, loaded.toolbox
     toolbox = toolbox or load_tools(str(card.get("toolbox")), sources)
     if fingerprint(toolbox) != card.get("toolbox_sha256"):
         problems.append(f"toolbox {toolbox.name}: other weights than the card's sha256 says")
     return toolbox, policy
-
-
-def _boxed(path: Path, card: Mapping[str, Any]) -> bool:
-    """Whether weights are those of an agent, which acts with a toolbox, not of a single network."""
-    return "max_steps" in read_weights(path)[1] and card.get("toolbox") is not None
 
 
 def _replayed(

@@ -32,10 +32,12 @@ from restoration_env.benchmarks.training_cost import toolbox_cost
 from restoration_env.cli import main
 from restoration_env.distortions import recipe
 from restoration_env.errors import InvalidArgument
+from restoration_env.files import write_json
 from restoration_env.images import damaged_patches, load_images
 from restoration_env.metrics import psnr, ssim
 from restoration_env.perceptual import lpips
 from restoration_env.randomness import hashed
+from restoration_env.tools.catalogue import NAMES, WEIGHTS
 
 STORED = json.loads((RESULTS / "suites.json").read_text(encoding="utf-8"))["suites"]
 SMALL = Protocol(suites=("mild", "severe"), count=3)
@@ -217,6 +219,16 @@ def test_a_system_cost_what_its_tools_and_its_agent_cost():
     assert entry.training_patches == patches + 7_500
     assert entry.training_seconds > seconds > 0
     assert toolbox_cost("tiny") == (None, None)
+
+
+def test_what_was_trained_together_counts_once_and_what_it_started_from_too(tmp_path):
+    alone = {name: json.loads((WEIGHTS / "cnn12" / f"{name}.json").read_text()) for name in NAMES}
+    for name, card in alone.items():
+        started = {key: card[key] for key in ("sha256", "training", "seconds")}  # no word of its own beginnings
+        together = {"iterations_done": 100, "batch": 8}
+        write_json(tmp_path / f"{name}.json", {"training": together, "seconds": 50.0, "started_from": started})
+    patches, seconds = toolbox_cost("cnn12")
+    assert toolbox_cost("cnn12-joint", tmp_path) == (patches + 800, pytest.approx(seconds + 50.0))
 
 
 def board_of(folder, names=("input", "random", "drqn"), sources=NO_ORACLE, **changes):
