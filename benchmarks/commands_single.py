@@ -11,7 +11,7 @@ import click
 import torch
 from rich.console import Console
 
-from restoration_env.benchmarks.networks import NETWORKS
+from restoration_env.benchmarks.networks import MEAN_TOOLCHAIN, NETWORKS
 from restoration_env.benchmarks.train_single import SingleConfig, train_single
 from restoration_env.cli import progress_bar
 from restoration_env.devices import find_device, keep_freed_memory
@@ -35,7 +35,7 @@ _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Singl
 @click.option("--severity", default=_DEFAULTS["severity"], show_default=True, help="The damage to train on.")
 @click.option("--learning-rate", default=_DEFAULTS["learning_rate"], show_default=True, help="Peak of the schedule.")
 @click.option("--evaluate-every", default=_DEFAULTS["evaluate_every"], show_default=True, help="Steps to validation.")
-@click.option("--multiply-adds", type=int, help="Per pixel, of equal-multiply-adds alone.  [default: 135000]")
+@click.option("--multiply-adds", type=int, help=f"Per pixel, of equal-multiply-adds.  [default: {MEAN_TOOLCHAIN}]")
 @click.option("--precision", default="float32", show_default=True, help="float32 or bfloat16.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True)

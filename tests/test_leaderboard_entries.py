@@ -217,6 +217,9 @@ def test_rounds_are_added_until_a_network_has_been_trained_enough(photos, tmp_pa
 
 def test_weights_that_do_not_fit_their_card_are_refused(tmp_path):
     network = build_network("equal-multiply-adds", 1_000)
+    cost = {"network": "equal-multiply-adds", "multiply_adds_per_pixel": network.cost}
+    save_weights(tmp_path / "own.safetensors", network.state_dict(), cost)
+    assert load_single(tmp_path / "own.safetensors").toolbox.tools[0].cost == network.cost
     save_weights(tmp_path / "a.safetensors", network.state_dict(), {"network": "vdsr-s"})
     with pytest.raises(InvalidArgument, match="vdsr-s that their card names"):
         load_single(tmp_path / "a.safetensors")
