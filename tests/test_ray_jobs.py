@@ -54,6 +54,28 @@ def test_a_killed_worker_is_replaced_and_the_table_is_that_of_one_process(tmp_pa
     assert together == alone
 
 
+@pytest.mark.long
+def test_a_cluster_that_runs_already_is_used_by_its_address(tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="the extra [ray] is not installed")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    protocol = Protocol(suites=("mild",), count=2, looks=False)
+    alone = run(["input"], protocol, SOURCES, tmp_path / "alone")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        with ray_cluster(cluster.address) as spread:
+            assert run(["input"], protocol, SOURCES, tmp_path / "together", spread=spread) == alone
+    finally:
+        cluster.shutdown()
+
+
+def test_an_address_that_is_none_is_refused():
+    pytest.importorskip("ray", reason="the extra [ray] is not installed")
+    with pytest.raises(InvalidArgument, match="--ray must be 'local' or the address of a cluster"), ray_cluster("none"):
+        pass
+
+
 def test_without_ray_a_message_says_how_to_get_it(monkeypatch, tmp_path, capsys):
     real = builtins.__import__
 
