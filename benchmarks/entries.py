@@ -28,7 +28,7 @@ from restoration_env.registry import load_toolbox
 from restoration_env.toolbox import Toolbox
 from restoration_env.tools.catalogue import TOOLBOXES
 
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = Path(__file__).parent / "weights" / "single"
 _CHOSEN_ON = 200  # patches on which fixed chains are chosen
 _BEAM = 6  # prefixes followed in the search for chains of two tools and more
 

@@ -373,4 +373,4 @@ def test_single_networks_are_found_in_a_folder_or_by_their_path(tmp_path):
         assert entry.family == "single network" and parameters(entry) == 212_583
     with pytest.raises(InvalidArgument):
         load_entry("dncnn", sources)
-    assert entries_module.WEIGHTS.name == "weights"
+    assert entries_module.WEIGHTS.name == "single"
