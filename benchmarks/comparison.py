@@ -232,7 +232,8 @@ def _mean(values: Any) -> float | None:
 
 def evaluate(policy: Policy, toolbox: Toolbox, suite: Suite, *, max_steps: int = 3, looks: bool = False) -> Row:
     """The numbers of a policy on a suite."""
-    return summarise(measure(policy, toolbox, suite, max_steps=max_steps, looks=looks), toolbox)
+    measured = measure(policy, toolbox, suite, max_steps=max_steps, looks=looks)
+    return {"policy": policy.name, "toolbox": toolbox.name, **summarise(measured, toolbox)}
 
 
 def parameters(entry: Entry) -> int | None:
