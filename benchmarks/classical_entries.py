@@ -6,12 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from restoration_env.agents.policies import FixedChain
-from restoration_env.agents.reference import best_fixed_chain
-from restoration_env.benchmarks.comparison import Entry
-from restoration_env.benchmarks.networks import SingleTool
-from restoration_env.benchmarks.suites import Suite
-from restoration_env.registry import load_toolbox
 from restoration_env.toolbox import Tool
 
 # Each denoiser alone, deconvolution alone, and deconvolution of what a denoiser left: the damage undone in reverse.
@@ -28,26 +22,6 @@ CHAINS = (
 _BLUR = 1.0  # sigma in pixels that the unsupervised filter takes the blur to be
 _ROUNDS = 40  # of its sampler; the default, 200, costs five times as much
 _MARGIN = 24  # pixels reflected around an image, so that its borders do not ring
-
-
-def classical_entries(chosen_on: Suite | None = None, *, length: int = 2, width: int = 2) -> list[Entry]:
-    """Fixed chains of the toolbox "classical", and the unsupervised Wiener filter.
-
-    Args:
-        chosen_on: patches from other images than those of the comparison; with them, the best chain found on them
-            is an entry too. Searching costs about a tenth of a second for each tool run on each patch.
-        length: tools of that chain.
-        width: prefixes followed in the search for it.
-    """
-    toolbox = load_toolbox("classical")
-    policies = [FixedChain(toolbox, chain) for chain in CHAINS]
-    entries = [Entry(f"{policy.name} (classical)", policy, toolbox) for policy in policies]
-    alone = SingleTool(unsupervised_wiener())
-    entries.append(Entry(f"{alone.name} (classical)", alone, alone.toolbox))
-    if chosen_on is not None:
-        best = best_fixed_chain(toolbox, chosen_on.clean, chosen_on.damaged, length=length, width=width)
-        entries.append(Entry(f"{best.name} (classical)", best, toolbox, len(chosen_on.clean)))
-    return entries
 
 
 def unsupervised_wiener(*, device: torch.device | str = "cpu", precision: str = "float32") -> Tool:

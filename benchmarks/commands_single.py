@@ -11,7 +11,7 @@ import click
 import torch
 from rich.console import Console
 
-from restoration_env.benchmarks.networks import NETWORKS
+from restoration_env.benchmarks.networks import MEAN_TOOLCHAIN, NETWORKS
 from restoration_env.benchmarks.train_single import SingleConfig, train_single
 from restoration_env.cli import progress_bar
 from restoration_env.devices import find_device, keep_freed_memory
@@ -29,11 +29,13 @@ _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Singl
 @click.option("--out", default="runs/single", show_default=True, help="Folder of weights, card and checkpoint.")
 @click.option("--start", type=click.Path(), help="Weights that this command made, to train on from.")
 @click.option("--iterations", default=_DEFAULTS["iterations"], show_default=True, help="Optimiser steps.")
+@click.option("--rounds", default=_DEFAULTS["rounds"], show_default=True, help="The most rounds added until enough.")
+@click.option("--system-patches", default=0, show_default=True, help="What a toolbox and its agent saw: enough.")
 @click.option("--batch", default=_DEFAULTS["batch"], show_default=True, help="Patches a step.")
 @click.option("--severity", default=_DEFAULTS["severity"], show_default=True, help="The damage to train on.")
 @click.option("--learning-rate", default=_DEFAULTS["learning_rate"], show_default=True, help="Peak of the schedule.")
 @click.option("--evaluate-every", default=_DEFAULTS["evaluate_every"], show_default=True, help="Steps to validation.")
-@click.option("--multiply-adds", type=int, help="Per pixel, of equal-multiply-adds alone.  [default: 135000]")
+@click.option("--multiply-adds", type=int, help=f"Per pixel, of equal-multiply-adds.  [default: {MEAN_TOOLCHAIN}]")
 @click.option("--precision", default="float32", show_default=True, help="float32 or bfloat16.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True)
@@ -58,14 +60,15 @@ def train(name: str, images: str, out: str, start: str | None, device: str, thre
         task = bar.add_task(name, total=config.iterations, note="")
 
         def report(progress: Progress) -> None:
-            bar.update(task, completed=progress.iteration)
+            bar.update(task, completed=progress.iteration, total=progress.iterations)
             if progress.validation_gain is not None:
                 bar.update(task, note=f"validation {progress.validation_gain:+.2f} dB")
 
         card = {"data": data, **provenance(words, where)}
         done = train_single(config, pool, validation, out, start=start, device=where, report=report, card=card)
-    still = "had converged" if done["converged"] else "had not converged: --start trains it on"
-    Console().print(f"{name}: {done['validation_gain_db']:+.2f} dB after {done['patches_seen']:,} patches; it {still}")
+    enough = done["trained_enough"]
+    said = "not trained enough: --start trains it on" if enough == "no" else f"trained enough: {enough}"
+    Console().print(f"{name}: {done['validation_gain_db']:+.2f} dB after {done['patches_seen']:,} patches; {said}")
 
 
 def _finished(config: SingleConfig, out: Path, start: str | None) -> bool:

@@ -22,8 +22,9 @@ def gain_matrix(toolbox: Toolbox, bands: list[Suite]) -> list[list[float]]:
     for tool in toolbox:
         gains = []
         for band in bands:
-            restored = torch.cat([tool(part) for part in band.damaged.split(32)])
-            gains.append((psnr(restored, band.clean) - psnr(band.damaged, band.clean)).mean().item())
+            clean, damaged = band.patches()
+            restored = torch.cat([tool(part) for part in damaged.split(32)])
+            gains.append((psnr(restored, clean) - psnr(damaged, clean)).mean().item())
         rows.append([round(gain, 4) for gain in gains])
     return rows
 

@@ -46,7 +46,7 @@ def measure(
         halves = {}
         for name, suite in suites.items():
             note(f"oracle of {toolbox.name}, {name}")
-            found = greedy(toolbox, suite.clean, suite.damaged)
+            found = greedy(toolbox, *suite.patches())
             halves[name] = _half(toolbox, found.gain, found.toolchains)
         rows.append(_row("greedy oracle", toolbox, halves))
     for label, agent in agents.items():
@@ -54,7 +54,8 @@ def measure(
         for name, suite in suites.items():
             note(f"{label}, {name}")
             episodes = Episodes(agent.toolbox, max_steps=agent.max_steps)
-            episodes.begin(suite.damaged, suite.clean)
+            clean, damaged = suite.patches()
+            episodes.begin(damaged, clean)
             with torch.no_grad():
                 roll_out(agent, episodes)
             gain = episodes.psnr - episodes.psnr_initial

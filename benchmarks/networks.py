@@ -21,7 +21,7 @@ from restoration_env.files import read_weights
 from restoration_env.toolbox import Tool, Toolbox
 from restoration_env.tools.networks import ToolNetwork
 
-MEAN_TOOLCHAIN = 135_000  # multiply-adds per pixel: three tools of about 45,000
+MEAN_TOOLCHAIN = 157_600  # multiply-adds per pixel of the agent "toolchain" and its tools, mean of the three severities
 _BLOCKS = 6  # residual blocks of the two plain networks
 
 
@@ -186,7 +186,9 @@ def load_single(path: str | Path, *, device: torch.device | str = "cpu", precisi
         InvalidArgument: if the weights are missing, changed, or of no network of the table.
     """
     tensors, card = read_weights(path)
-    network = build_network(card.get("network", ""), card.get("training", {}).get("multiply_adds"))
+    name = card.get("network", "")
+    cost = card.get("multiply_adds_per_pixel") if name == "equal-multiply-adds" else None
+    network = build_network(name, cost)  # of the cost it was trained with, whatever the default is now
     if {name: value.shape for name, value in tensors.items()} != {
         name: value.shape for name, value in network.state_dict().items()
     }:

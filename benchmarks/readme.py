@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from restoration_env.benchmarks.board import RESULTS, markdown, read_board, read_result
+from restoration_env.benchmarks.leaderboard import PATCH_SUITES
 from restoration_env.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = Path(__file__).resolve().parent / "results"
 
 
-def policies_table(result: dict[str, Any]) -> str:
-    """Gain and harm of each policy on each severity, as Markdown."""
-    suites = result["suites"]
-    patches = next(iter(suites.values()))["patches"]
-    lines = [
-        "| PSNR gain in dB | " + " | ".join(suites) + " | harmed | tools | training images |",
-        "|---|" + "---|" * (len(suites) + 3),
-        "| *PSNR of the input* | "
-        + " | ".join(f"*{s['rows'][0]['psnr_in']:.2f}*" for s in suites.values())
-        + " | | | |",
-    ]
-    for rows in zip(*(suite["rows"] for suite in suites.values()), strict=True):
-        if rows[0]["policy"] == "input":
-            continue
-        cells = [f"{row['gain']:+.2f} ± {row['standard_error']:.2f}" for row in rows]
-        harmed = " / ".join(f"{100 * row['harmed']:.1f}" for row in rows) + " %"
-        tools = " / ".join(f"{row['mean_tools']:.1f}" for row in rows)
-        seen = rows[0].get("training_images")
-        lines.append(
-            f"| {rows[0]['policy']} | {' | '.join(cells)} | {harmed} | {tools} | {f'{seen:,}' if seen else ''} |"
-        )
-    images = next(iter(suites.values()))["images"]
-    lines += [
-        "",
-        f"{patches:,} patches of 63x63 for each severity, from {images}; mean ± standard error. Harmed: the share of "
-        f"images made worse; tools: how many were used; both for {', '.join(suites)}.",
-    ]
-    return "\n".join(lines)
+def leaderboard_table(result: dict[str, Any]) -> str:
+    """The rows of the main page: everything but the classical chains other than the best one of them."""
+    best = _best_classical(result)
+    suites = {
+        name: {**suite, "rows": [row for row in suite["rows"] if row["family"] != "classical" or row["policy"] == best]}
+        for name, suite in result["suites"].items()
+        if name in PATCH_SUITES
+    }
+    return markdown({**result, "suites": suites})
+
+
+def _best_classical(result: dict[str, Any]) -> str:
+    gains: dict[str, float] = {}
+    for name in PATCH_SUITES:
+        for row in result["suites"][name]["rows"]:
+            if row["family"] == "classical":
+                gains[row["policy"]] = gains.get(row["policy"], 0.0) + row["gain"]
+    return max(gains, key=lambda label: gains[label], default="")
 
 
 def before_and_after(result: dict[str, Any]) -> str:
@@ -120,7 +110,7 @@ def lost_resolution_table(result: dict[str, Any]) -> str:
 def with_tables(text: str) -> str:
     """A page with what stands between its ``<!-- name -->`` and ``<!-- end -->`` marks drawn anew."""
     for name, draw in (
-        ("policies", policies_table),
+        ("leaderboard", leaderboard_table),
         ("gain_matrix", tools_table),
         ("joint_first", before_and_after),
         ("segmenter", segmenter_table),
@@ -129,7 +119,8 @@ def with_tables(text: str) -> str:
         ("super_resolution", super_resolvers_table),
     ):
         if f"<!-- {name} -->" in text:
-            table = draw(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")))
+            path = RESULTS / f"{name}.json"
+            table = draw(read_board(path) if name == "leaderboard" else read_result(path))
             head, _, rest = text.partition(f"<!-- {name} -->\n")
             text = f"{head}<!-- {name} -->\n{table}\n{rest[rest.index('<!-- end -->') :]}"
     return text

@@ -4,9 +4,10 @@ The recipe is that of the tools (restoration_env.tools.training): AdamW with a w
 mean PSNR as the objective, weight averaging. The images are those of joint training: its patches, its damage, its
 validation. So a network can lose to a toolchain only by what it is.
 
-No network may lose because it was trained less. The card says how many patches it has seen, and whether it had
-converged: whether its validation PSNR moved less than 0.02 dB in the last quarter of the budget. One that had not
-may be trained on, with a new budget and new patches.
+No network may lose because it was trained less. It has been trained enough if it saw at least as many patches as the
+toolbox and the agent it is held against, or if its validation PSNR moved less than 0.02 dB in the last quarter of its
+budget. While neither holds, rounds of a third of the budget so far are added (so that each is a quarter of the new
+budget), with new patches and a smaller step. The card says which of the two held, and how many patches were seen.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from restoration_env.toolbox import PRECISIONS
 from restoration_env.tools.training import ENOUGH, Progress, TrainingDiverged, mean_gain
 
 STILL = 0.02  # dB: what counts as no movement of the validation PSNR
+_LATER = 0.4  # of the learning rate: the peak in the rounds that are added
 _FIRST_KEY = 1 << 37  # of the training patches, so that no other training draws the same
 
 
@@ -40,7 +42,10 @@ class SingleConfig:
 
     Attributes:
         network: a name of `restoration_env.benchmarks.networks.NETWORKS`.
-        iterations: optimiser steps of the whole schedule: the budget.
+        iterations: optimiser steps of the first schedule: the budget, if it is enough.
+        rounds: the most rounds that are added while the network has not been trained enough.
+        system_patches: patches that a toolbox and its agent saw in training; as many are enough. 0 asks for
+            convergence alone.
         batch: patches a step.
         severity: the damage to train on.
         patch: side of the patches in pixels.
@@ -55,6 +60,8 @@ class SingleConfig:
 
     network: str
     iterations: int = 40_000
+    rounds: int = 0
+    system_patches: int = 0
     batch: int = 32
     severity: str = "every"
     patch: int = 63
@@ -74,7 +81,15 @@ class SingleConfig:
         counts = {name: getattr(self, name) for name in ("iterations", "batch", "evaluate_every")}
         check_at_least(1, **counts, validation_images=self.validation_images)
         check_at_least(16, patch=self.patch)
-        check_at_least(0, learning_rate=self.learning_rate, seed=self.seed)
+        counts = {name: getattr(self, name) for name in ("rounds", "system_patches", "seed")}
+        check_at_least(0, learning_rate=self.learning_rate, **counts)
+
+    def ends(self) -> list[int]:
+        """The iterations at which the schedule may end: after the first budget, and after each round."""
+        ends = [self.iterations]
+        for _ in range(self.rounds):
+            ends.append(ends[-1] + -(-ends[-1] // 3))
+        return ends
 
 
 def training_patches(
@@ -107,6 +122,8 @@ def training_patches(
 def converged(history: Sequence[tuple[int, float]], budget: int) -> bool:
     """Whether the validation PSNR moved less than 0.02 dB in the last quarter of the budget.
 
+    What moves is the best so far, because that is what is kept; but a network that ends lower than it was has moved.
+
     Args:
         history: pairs of iteration and validation gain in dB, in order.
         budget: iterations of the whole schedule.
@@ -118,8 +135,7 @@ def converged(history: Sequence[tuple[int, float]], budget: int) -> bool:
     after = [gain for iteration, gain in history if iteration > 0.75 * budget]
     if not before or not after or history[-1][0] < budget:
         return False
-    last = [before[-1], *after]
-    return max(last) - min(last) < STILL
+    return max(after) - max(before) < STILL and max(before) - after[-1] < STILL
 
 
 def train_single(
@@ -166,19 +182,19 @@ def train_single(
         run.judge(clean, damaged)  # training on must not end with less
 
     began = saved = time.monotonic()
-    while run.iteration < config.iterations:
+    while not run.ended():
         loss = run.step(*training_patches(train, config, run.patches_seen, device=device))
         if not math.isfinite(loss):
             message = f"{config.network} diverged at iteration {run.iteration} (loss {loss})"
             raise TrainingDiverged(f"{message}; the last good checkpoint is kept in {checkpoint}")
         gain = None
-        if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:
+        if run.iteration % config.evaluate_every == 0 or run.iteration in config.ends():
             gain = run.judge(clean, damaged)
         if time.monotonic() - saved > checkpoint_seconds:
             run.seconds += time.monotonic() - began
             began = saved = time.monotonic()
             save_checkpoint(checkpoint, run.state())
-        report(Progress(run.iteration, config.iterations, loss, gain))
+        report(Progress(run.iteration, run.budget(), loss, gain))
     run.seconds += time.monotonic() - began
     final = {**run.card(), "device": str(device), **(card or {})}
     save_weights(folder / f"{config.network}.safetensors", run.best, final)
@@ -219,13 +235,30 @@ class _Run:
     def _averaged(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.average.module.state_dict().items()}
 
+    def budget(self) -> int:
+        """The iteration at which the current round ends."""
+        return next(end for end in self.config.ends() if end >= self.iteration)
+
+    def enough(self) -> str:
+        """Which of the two conditions for having been trained enough holds now; "" if neither does."""
+        if 0 < self.config.system_patches <= self.patches_seen:
+            return "as many patches as the toolbox and its agent"
+        return "the validation PSNR moved less than 0.02 dB" if converged(self.history, self.budget()) else ""
+
+    def ended(self) -> bool:
+        """Whether a round has just ended, and there is no need for another one or none left."""
+        ends = self.config.ends()
+        return self.iteration in ends and (self.iteration == ends[-1] or bool(self.enough()))
+
     def learning_rate(self) -> float:
-        """The learning rate now: a short warm-up, then a cosine down to zero."""
-        warmup = min(200, self.config.iterations // 10)
-        if self.iteration < warmup:
-            return self.config.learning_rate * (self.iteration + 1) / warmup
-        share = (self.iteration - warmup) / max(1, self.config.iterations - warmup)
-        return self.config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * share))
+        """The learning rate now: a short warm-up, then a cosine down to zero, in each round anew and lower."""
+        ends = [0, *self.config.ends()]
+        number = next(n for n, end in enumerate(ends[1:]) if self.iteration < end)
+        length, done = ends[number + 1] - ends[number], self.iteration - ends[number]
+        peak, warmup = self.config.learning_rate * (_LATER if number else 1.0), min(200, length // 10)
+        if done < warmup:
+            return peak * (done + 1) / warmup
+        return peak * 0.5 * (1.0 + math.cos(math.pi * (done - warmup) / max(1, length - warmup)))
 
     def step(self, clean: Tensor, damaged: Tensor) -> float:
         """One optimiser step; returns the loss, the negative mean PSNR in dB."""
@@ -293,6 +326,7 @@ class _Run:
             "patches_seen": self.patches_seen,
             "seconds": round(self.seconds, 1),
             "validation_gain_db": round(self.best_gain, 4),
-            "converged": converged(self.history, self.config.iterations),
+            "converged": converged(self.history, self.budget()),
+            "trained_enough": self.enough() or "no",
             "history": self.history,
         }

@@ -60,7 +60,6 @@ _COMMANDS = {
         "restoration_env.benchmarks.commands:gains",
         "Measure every tool on every band: the gain matrix.",
     ),
-    "compare": ("restoration_env.benchmarks.commands:compare", "Compare policies on the test suites."),
     "upscale": ("restoration_env.sft.commands_upscale:upscale", "Enlarge a photograph four times."),
     "sft-pictures": (
         "restoration_env.sft.commands_upscale:pictures",
@@ -94,12 +93,46 @@ _COMMANDS = {
         "restoration_env.benchmarks.commands_agent_study:study",
         "Train agents on equal budgets with several seeds, and compare them.",
     ),
+    "leaderboard run": (
+        "restoration_env.benchmarks.commands_leaderboard:run",
+        "Measure entries on the test suites: the table.",
+    ),
+    "leaderboard show": ("restoration_env.benchmarks.commands_leaderboard:show", "Show a table."),
+    "leaderboard submit": (
+        "restoration_env.benchmarks.commands_leaderboard:submit",
+        "Measure a policy and write its submission.",
+    ),
+    "leaderboard template": (
+        "restoration_env.benchmarks.commands_leaderboard:template",
+        "Write a submission to fill in, with the damaged images.",
+    ),
+    "leaderboard validate": (
+        "restoration_env.benchmarks.commands_leaderboard:validate",
+        "Recompute every number of a submission.",
+    ),
+    "leaderboard add": ("restoration_env.benchmarks.commands_leaderboard:add", "Add a submission to a table."),
+    "leaderboard suites": (
+        "restoration_env.benchmarks.commands_leaderboard:suites",
+        "Build test suites and print the sha256 of their bytes.",
+    ),
+    "leaderboard report": (
+        "restoration_env.benchmarks.commands_report:report",
+        "Write the table as a web page, with images and plots.",
+    ),
+    "leaderboard paper": (
+        "restoration_env.benchmarks.commands_report:paper",
+        "Make the tables and figures of the paper again, with the ablations.",
+    ),
     "perceptual-weights": (
         "restoration_env.perceptual_weights:perceptual_weights",
         "Make the weights of VGG16 for LPIPS and perceptual losses, once.",
     ),
 }
-_GROUPS = {"train": "Train tools and agents.", "study": "Ask people which pictures look more natural."}
+_GROUPS = {
+    "train": "Train tools and agents.",
+    "study": "Ask people which pictures look more natural.",
+    "leaderboard": "Measure, submit, validate and show entries.",
+}
 
 
 class _Group(click.Group):

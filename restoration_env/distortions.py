@@ -55,8 +55,9 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
         sigma: (N,) standard deviations in pixels; 0 leaves its image unchanged.
     """
     n, c, h, w = images.shape
-    offsets = torch.arange(-KERNEL_RADIUS, KERNEL_RADIUS + 1, device=images.device, dtype=torch.float32)
-    safe = sigma.float().clamp_min(1e-3)[:, None]
+    precise = torch.promote_types(images.dtype, torch.float32)
+    offsets = torch.arange(-KERNEL_RADIUS, KERNEL_RADIUS + 1, device=images.device, dtype=precise)
+    safe = sigma.to(precise).clamp_min(1e-3)[:, None]
     kernel = torch.exp(-0.5 * (offsets / safe) ** 2)
     kernel = (kernel / kernel.sum(1, keepdim=True)).to(images.dtype)
     if max(h, w) <= _DENSE_SIDE:

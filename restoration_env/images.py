@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -30,12 +30,14 @@ SPLITS = ("train", "validation", "test", "all")
 GRIDS = {"aligned": 8, "random": 1}
 DIV2K_VARIABLE = "RESTORATION_ENV_DIV2K"
 
-# The photographs inside scikit-image's wheel; the test ones are never trained on.
+# The photographs inside scikit-image's wheel; the test ones are never trained on. The real ones were bad to begin
+# with: moved, out of focus, or noisy.
 _BUNDLED = {
     "train": ("astronaut.png", "motorcycle_left.png", "ihc.png", "grass.png", "gravel.png", "brick.png"),
     "validation": ("rocket.jpg",),
     "test": ("chelsea.png", "coffee.png"),
 }
+REAL = ("clock_motion.png", "coins.png", "moon.png", "text.png")
 _MCU = 16  # side of a 4:2:0 JPEG block
 _REACH = 20  # a multiple of 4: pixels that shrinking by four and enlarging again look at, rounded up
 _File = tuple[Path, int, int]  # a file as it was when listed: its path, size and time of change
@@ -111,6 +113,7 @@ def damaged_patches(
     *,
     grid: str = "aligned",
     device: torch.device | str = "cpu",
+    inspect: Callable[[Tensor], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Clean and damaged patches, each a pure function of its key.
 
@@ -126,9 +129,11 @@ def damaged_patches(
         size: side of the patches in pixels.
         grid: "aligned" cuts at multiples of 8, as published; "random" cuts anywhere.
         device: where the patches are damaged and returned.
+        inspect: computes the damage in float64, and is shown its values, float64 (N, 3, H, W) in [0, 1], before
+            compression rounds them to eight bits.
 
     Returns:
-        clean and damaged, float32 (N, 3, size, size) in [0, 1].
+        clean and damaged, float32 (float64 if inspected) (N, 3, size, size) in [0, 1].
     """
     place = uniform(keys, 3, stream=0)
     # The JPEG blocks that decide a patch: those it lies in and, as chroma is interpolated, one pixel around.
@@ -136,7 +141,7 @@ def damaged_patches(
     reach = _REACH if recipe.loses else 0
     margin = side - size + KERNEL_RADIUS + reach
     wide, corners = pool.crops(place, size, grid, margin)
-    wide = wide.to(device).float() / 255.0
+    wide = wide.to(device, torch.float64 if inspect else torch.float32) / 255.0
     keys = keys.to(device)
 
     lead = corners - ((corners - 1) // _MCU * _MCU).clamp_min(0)
@@ -147,7 +152,9 @@ def damaged_patches(
     worse = _inside(gaussian_blur(blocks, blur), KERNEL_RADIUS)
     if reach:  # the blocks begin at multiples of 16 of the image, so the small pixels are those of the whole image
         worse = _inside(lose_resolution(worse, recipe.lost(drawn)), reach)
-    worse = gaussian_noise(worse, noise, normal(keys, tuple(worse.shape[1:]), stream=3))
+    worse = gaussian_noise(worse, noise, normal(keys, tuple(worse.shape[1:]), stream=3, dtype=worse.dtype))
+    if inspect:
+        inspect(worse)
     worse = jpeg_compression(worse, quality)
     return _cut(blocks, lead + radius, size), _cut(worse, lead, size)
 
@@ -166,7 +173,8 @@ def load_images(source: str | os.PathLike[str] = "bundled", split: str = "train"
     """Load a source of clean images.
 
     Args:
-        source: "bundled" (the photographs inside scikit-image), "div2k" (in the folder that the environment
+        source: "bundled" (the photographs inside scikit-image), "bundled-real" (four more there that were never
+            perfect; no split), "div2k" (in the folder that the environment
             variable RESTORATION_ENV_DIV2K names; images 1-750 train, 801-900 validation, 751-800 test, as
             published), or a folder of PNG, JPEG, WebP, TIFF and BMP files, read recursively. A folder is
             split by the hash of each file's content: a tenth validation, a tenth test.
@@ -182,6 +190,8 @@ def load_images(source: str | os.PathLike[str] = "bundled", split: str = "train"
         raise InvalidArgument("scale", "above 0 and at most 1", scale)
     if source == "bundled":
         files = _bundled(split)
+    elif source == "bundled-real":
+        files = _bundled("real")
     elif source == "div2k":
         files = _div2k(split)
     else:
@@ -231,7 +241,7 @@ def _resized(rgb: np.ndarray, scale: float) -> np.ndarray:
 def _bundled(split: str) -> list[Path]:
     import skimage
 
-    names = sum(_BUNDLED.values(), ()) if split == "all" else _BUNDLED[split]
+    names = REAL if split == "real" else sum(_BUNDLED.values(), ()) if split == "all" else _BUNDLED[split]
     return [Path(skimage.__file__).parent / "data" / name for name in names]
 
 

@@ -38,12 +38,15 @@ def uniform(keys: Tensor, count: int, stream: int = 0) -> Tensor:
     return _shift_right(hashed(keys, count, stream), 11).double() * 2.0**-53
 
 
-def normal(keys: Tensor, shape: tuple[int, ...], stream: int = 1) -> Tensor:
-    """Standard normal numbers (Box-Muller): int64 (N,) keys to float32 (N, *shape)."""
+def normal(keys: Tensor, shape: tuple[int, ...], stream: int = 1, *, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard normal numbers (Box-Muller): int64 (N,) keys to float (N, *shape).
+
+    In float64 they are the same numbers with fewer rounding errors.
+    """
     size = math.prod(shape)
     words = hashed(keys, -(-size // 2), stream)
-    radius = torch.sqrt(-2.0 * torch.log((_shift_right(words, 32).float() + 1.0) * 2.0**-32))
-    angle = (words & 0xFFFFFFFF).float() * (2.0 * math.pi * 2.0**-32)
+    radius = torch.sqrt(-2.0 * torch.log((_shift_right(words, 32).to(dtype) + 1.0) * 2.0**-32))
+    angle = (words & 0xFFFFFFFF).to(dtype) * (2.0 * math.pi * 2.0**-32)
     pairs = torch.cat((radius * torch.cos(angle), radius * torch.sin(angle)), 1)
     return pairs[:, :size].reshape(len(keys), *shape)
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from restoration_env.benchmarks.classical_entries import CHAINS, classical_entries
+from restoration_env.benchmarks.classical_entries import CHAINS
 from restoration_env.benchmarks.comparison import evaluate
+from restoration_env.benchmarks.entries import Sources, entry_names, load_entry
 from restoration_env.benchmarks.networks import (
     MEAN_TOOLCHAIN,
     NETWORKS,
@@ -103,8 +104,9 @@ def test_one_tool_is_applied_once_to_every_image():
     suite = patch_suite("bundled", "test", recipe("moderate"), 6)
     policy = SingleTool(Tool("brighter", "adds a little", lambda images: images + 0.02))
     row = evaluate(policy, policy.toolbox, suite)
-    gain = (psnr(suite.damaged + 0.02, suite.clean) - psnr(suite.damaged, suite.clean)).mean().item()
-    assert row["mean_tools"] == 1 and row["toolbox"] == "brighter"
+    clean, damaged = suite.patches()
+    gain = (psnr(damaged + 0.02, clean) - psnr(damaged, clean)).mean().item()
+    assert row["mean_tools"] == 1 and policy.toolbox.name == "brighter"
     assert row["gain"] == pytest.approx(gain, abs=1e-3)
     assert policy.parameters is None and SingleTool(Tool("net", "", nn.Conv2d(3, 3, 1))).parameters == 12
 
@@ -192,14 +194,32 @@ def test_converged_means_still_in_the_last_quarter_of_the_budget():
     rising = [(10, 1.0), (50, 2.0), (75, 3.0)]
     assert converged([*rising, (90, 3.01), (100, 3.005)], 100)
     assert not converged([*rising, (90, 3.01), (100, 3.03)], 100)
-    assert not converged([*rising, (90, 2.97), (100, 3.0)], 100)  # moved, and came back
+    assert converged([*rising, (90, 2.9), (100, 2.995)], 100)  # a dip that led nowhere
+    assert not converged([*rising, (90, 3.0), (100, 2.97)], 100)  # a fall
     assert not converged([(80, 3.0), (100, 3.0)], 100)  # nothing known of the quarter's beginning
     assert not converged([*rising, (90, 3.0)], 100)  # nor of its end
     assert not converged([], 100)
 
 
+def test_rounds_are_added_until_a_network_has_been_trained_enough(photos, tmp_path):
+    assert small(iterations=6, rounds=3).ends() == [6, 8, 11, 15]
+    still = {"learning_rate": 0.0, "evaluate_every": 1}
+    card = train_single(small(rounds=2, **still), *photos, tmp_path / "still")
+    assert card["training"]["iterations_done"] == 8 and card["trained_enough"].startswith("the validation PSNR")
+    moving = {"iterations": 6, "batch": 1, "evaluate_every": 6}  # no validation before the last quarter: not known
+    card = train_single(small(rounds=1, **moving), *photos, tmp_path / "moving")
+    assert card["training"]["iterations_done"] == 8 and card["patches_seen"] == 8
+    card = train_single(small(rounds=5, system_patches=8, **moving), *photos, tmp_path / "as many")
+    assert card["training"]["iterations_done"] == 8 and card["trained_enough"].startswith("as many patches")
+    card = train_single(small(system_patches=9, **moving), *photos, tmp_path / "too few")
+    assert card["patches_seen"] == 6 and card["trained_enough"] == "no"
+
+
 def test_weights_that_do_not_fit_their_card_are_refused(tmp_path):
     network = build_network("equal-multiply-adds", 1_000)
+    cost = {"network": "equal-multiply-adds", "multiply_adds_per_pixel": network.cost}
+    save_weights(tmp_path / "own.safetensors", network.state_dict(), cost)
+    assert load_single(tmp_path / "own.safetensors").toolbox.tools[0].cost == network.cost
     save_weights(tmp_path / "a.safetensors", network.state_dict(), {"network": "vdsr-s"})
     with pytest.raises(InvalidArgument, match="vdsr-s that their card names"):
         load_single(tmp_path / "a.safetensors")
@@ -231,14 +251,13 @@ def test_the_command_trains_a_network_and_does_not_train_it_twice(tmp_path, monk
 
 def test_classical_chains_are_entries_of_the_classical_toolbox():
     suite = patch_suite("bundled", "test", recipe("severe"), 2, size=24)
-    entries = {entry.label: entry for entry in classical_entries()}
-    assert len(entries) == len(CHAINS) + 1
-    best = classical_entries(suite, length=1)[-1]
-    assert best.label.startswith("best chain of 1") and best.training_images == 2
-    chain = entries["tv-strong > wiener-1.5 (classical)"]
+    names = entry_names(Sources())
+    assert {">".join(chain) for chain in CHAINS} <= set(names)
+    chain = load_entry("tv-strong>wiener-1.5")
     row = evaluate(chain.policy, chain.toolbox, suite)
-    assert row["toolbox"] == "classical" and row["mean_tools"] == 2 and row["gain"] > 0
-    alone = entries["unsupervised-wiener (classical)"]
+    assert chain.toolbox.name == "classical" and chain.family == "classical"
+    assert row["mean_tools"] == 2 and row["gain"] > 0
+    alone = load_entry("unsupervised-wiener")
     rows = [evaluate(alone.policy, alone.toolbox, suite) for _ in range(2)]
     assert rows[0]["psnr_out"] == rows[1]["psnr_out"] != rows[0]["psnr_in"]
 
@@ -277,4 +296,4 @@ def test_the_published_owan_restores():
     suite = patch_suite("bundled", "test", recipe("moderate"), 4)
     row = evaluate(policy, policy.toolbox, suite)
     assert row["gain"] > 1.5 and row["harmed"] == 0 and row["mean_tools"] == 1
-    assert policy.parameters == 391_456 and row["toolbox"] == "owan"
+    assert policy.parameters == 391_456 and policy.toolbox.name == "owan"

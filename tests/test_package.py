@@ -26,7 +26,7 @@ def test_the_wheel_has_one_import_name_and_carries_the_weights(wheel):
     assert sum(name.startswith("restoration_env/tools/weights/cnn12/") for name in names) == 24
     assert "restoration_env/agents/weights/toolchain.safetensors" in names
     assert "restoration_env/sft/weights/segmenter.safetensors" in names
-    assert "restoration_env/benchmarks/study_page.html" in names
+    assert {f"restoration_env/benchmarks/{name}.html" for name in ("study_page", "report")} <= set(names)
     assert "restoration_env/py.typed" in names
     assert not any("test" in name or "results" in name for name in names)
 
@@ -55,7 +55,10 @@ def test_no_file_of_code_is_over_400_lines():
         "train classifier",
         "tools",
         "gains",
-        "compare",
+        "leaderboard",
+        "leaderboard run",
+        "leaderboard paper",
+        "leaderboard report",
         "look",
         "demo",
         "restore",
@@ -103,7 +106,12 @@ def test_help_imports_no_torch():
         (["train", "agent", "--episodes", "-5"], "episodes must be at least 1"),
         (["train", "agent", "--toolbox", "nothing"], "cnn12"),
         (["train", "agent", "--severity", "terrible"], "moderate"),
-        (["compare", "--agent", "nobody"], "agent must be one of"),
+        (["leaderboard", "run", "nobody"], "entry must be one of input"),
+        (["leaderboard", "run", "input", "--images", "no/such/folder"], "existing folder"),
+        (["leaderboard", "run", "input", "--count", "0"], "count must be at least 1"),
+        (["leaderboard", "run", "published"], "published must be the path of the weights"),
+        (["leaderboard", "validate", "no/such/folder"], "submission must be a folder with a card.json"),
+        (["leaderboard", "report", "nothing.json"], "board must be a file"),
         (["gains", "--published", "nothing.npz"], "published"),
         (["nonsense"], "No such command"),
     ],

@@ -1,0 +1,76 @@
+"""What training cost: the patches that tools and agents saw, and the seconds, as their cards say."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from restoration_env.tools.catalogue import NAMES, TOOLBOXES
+from restoration_env.tools.training import TrainingConfig
+
+Card = Mapping[str, Any]
+_TOOL_DEFAULTS = {field.name: field.default for field in fields(TrainingConfig)}
+
+
+def agent_cost(card: Card) -> tuple[int | None, float | None]:
+    """Patches that an agent saw with tools, and seconds, with those of what it started from; None if unknown."""
+    training = card.get("training", {})
+    seen = card.get("images_seen", training.get("episodes_done", training.get("steps_done")))
+    if seen is None and "iterations_done" in training:
+        seen = training["iterations_done"] * training.get("batch", 1)
+    origin = card.get("started_from") or {}
+    seconds = card.get("seconds")
+    return seen, seconds if seconds is None else seconds + (origin.get("seconds") or 0.0)
+
+
+def toolbox_cost(name: str, folder: Path | None = None) -> tuple[int | None, float | None]:
+    """Patches that the tools of a toolbox of twelve saw in training, and seconds; joint training counts once.
+
+    Args:
+        name: of the toolbox.
+        folder: holds the tools' cards; those that ship in the package if None.
+
+    Returns:
+        None and None if there are no such cards.
+    """
+    if name not in TOOLBOXES:
+        return None, None
+    paths = [(folder or TOOLBOXES[name].folder) / f"{tool}.json" for tool in NAMES]
+    if not all(path.is_file() for path in paths):
+        return None, None
+    runs: dict[str, tuple[int, float]] = {}
+    for path in paths:
+        for key, patches, seconds in _runs(path.stem, json.loads(path.read_text(encoding="utf-8"))):
+            runs[key] = patches, seconds
+    return sum(patches for patches, _ in runs.values()), round(sum(seconds for _, seconds in runs.values()), 1)
+
+
+def _runs(tool: str, card: Card) -> Iterator[tuple[str, int, float]]:
+    """The training runs behind a tool: what tells them apart, patches, seconds."""
+    node: Card | None = card
+    depth = 0
+    while node:
+        training = node.get("training") or {}
+        alone = "tool" in training or not training
+        iterations = training.get("iterations_done", training.get("iterations"))
+        if iterations is None:
+            found = re.search(r"--iterations (\d+)", node.get("command") or "")
+            iterations = int(found[1]) if found else _TOOL_DEFAULTS["iterations"]
+        patches = iterations * training.get("batch", _TOOL_DEFAULTS["batch"])
+        key = f"{tool} {depth}" if alone else json.dumps(training, sort_keys=True)
+        yield key, patches, float(node.get("seconds") or 0.0)
+        node, depth = _whole(tool, node.get("started_from")), depth + 1
+
+
+def _whole(tool: str, origin: Card | None) -> Card | None:
+    """The card of what a tool started from: the whole one, with its own beginnings, if those weights ship."""
+    for spec in TOOLBOXES.values() if origin else ():
+        path = spec.folder / f"{tool}.json"
+        card = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if origin and card.get("sha256") == origin.get("sha256", ""):
+            return card
+    return origin
