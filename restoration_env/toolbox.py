@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from restoration_env.distortions import check_images
 from restoration_env.errors import InvalidArgument, UnknownName
+from restoration_env.workers import in_parallel
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "int8")
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-_CHUNK = 32  # images a tool works on at once: activations that stay in the processor's cache
+_CHUNK = 8 * 63 * 63  # pixels a tool works on at once: activations that stay in a core's cache
+_CHUNK_IN_TRAINING = 32 * 63 * 63
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Tool:
         halo: pixels on each side that an output pixel depends on; photographs are tiled with it.
         precision: "float32", or "bfloat16" to run the function under bfloat16 autocast.
         grid: pixels after which what the function does repeats; tiles begin at multiples of it.
+        backend: "torch", or what else computes the function, in the precision given ("int8" too).
     """
 
     name: str
@@ -37,15 +43,18 @@ class Tool:
     halo: int = 0
     precision: str = "float32"
     grid: int = 1
+    backend: str = "torch"
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise UnknownName("precision", self.precision, PRECISIONS)
+        known = PRECISIONS if self.backend != "torch" else PRECISIONS[:2]
+        if self.precision not in known:
+            raise UnknownName("precision", self.precision, known)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Apply the tool to float (N, 3, H, W)."""
-        images = images.contiguous(memory_format=torch.channels_last)
-        if self.precision == "float32":
+        if self.backend == "torch":
+            images = images.contiguous(memory_format=torch.channels_last)
+        if self.backend != "torch" or self.precision == "float32":
             result = self.function(images)
         else:
             with torch.autocast(images.device.type, torch.bfloat16):
@@ -114,11 +123,21 @@ class Toolbox:
             check_actions(actions, len(images), len(self))
         actions = actions.to(images.device)
         result = images.clone()
-        for action in torch.unique(actions).tolist():
-            if action == self.stop:
-                continue
-            for rows in torch.nonzero(actions == action)[:, 0].split(_CHUNK):
-                result[rows] = self.tools[action](images[rows]).to(images.dtype)
+        training = torch.is_grad_enabled()
+        chunk = max(1, (_CHUNK_IN_TRAINING if training else _CHUNK) // math.prod(images.shape[-2:]))
+
+        def piece(tool: Tool, rows: Tensor) -> None:
+            result[rows] = tool(images[rows]).to(images.dtype)
+
+        order = torch.argsort(actions, stable=True)
+        counts = torch.bincount(actions, minlength=self.stop + 1).tolist()
+        groups = zip(self.tools, order.split(counts), strict=False)
+        pieces = [partial(piece, tool, rows) for tool, group in groups if len(group) for rows in group.split(chunk)]
+        if training or images.device.type != "cpu":
+            for run in pieces:
+                run()
+        else:
+            deque(in_parallel(pieces), maxlen=0)
         return result
 
 
