@@ -165,6 +165,7 @@ def load_agent(
     *,
     device: str = "cpu",
     precision: str = "float32",
+    backend: str = "torch",
     toolbox: Toolbox | None = None,
 ) -> ToolchainAgent:
     """A trained agent with its toolbox.
@@ -172,7 +173,8 @@ def load_agent(
     Args:
         name: an agent that ships in the package, or the path of a safetensors file with its card.
         device: where it computes: "cpu", "cuda", "cuda:N" or "auto".
-        precision: of the tools, "float32" or "bfloat16".
+        precision: of the tools, "float32" or "bfloat16", with OpenVINO also "int8".
+        backend: what computes the tools, "torch" or "openvino".
         toolbox: the tools to use; those it was trained with if None.
 
     Raises:
@@ -190,7 +192,7 @@ def load_agent(
         raise InvalidArgument("weights", "those of an agent", f"the card of {card.get('name', path)}")
     network = build_network(card.get("network", "published"), card["tools"], card["patch_size"])
     network.load_state_dict(tensors)
-    tools = toolbox or load_toolbox(card["toolbox"], device=where, precision=precision)
+    tools = toolbox or load_toolbox(card["toolbox"], device=where, precision=precision, backend=backend)
     return ToolchainAgent(network.to(where).requires_grad_(False), tools, card["max_steps"], card)
 
 

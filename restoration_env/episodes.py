@@ -116,13 +116,19 @@ class Episodes:
         self.done = self.done | (chosen == stop) | (self.steps_left == 0)
         return rewards
 
-    def observation(self) -> dict[str, Tensor]:
-        """What a policy sees: ``image`` uint8 (N, 3, H, W), ``last_action`` and ``steps_left`` int64 (N,)."""
-        pixels = (self.images * 255.0).round_().clamp_(0.0, 255.0).to(torch.uint8)
+    def observation(self, rows: Tensor | None = None) -> dict[str, Tensor]:
+        """What a policy sees: ``image`` uint8 (N, 3, H, W), ``last_action`` and ``steps_left`` int64 (N,).
+
+        Args:
+            rows: int64 (M,), to see only these episodes; None for all.
+        """
+        parts = (self.images, self.last_action, self.steps_left)
+        images, last_action, steps_left = parts if rows is None else (part[rows] for part in parts)
+        pixels = (images * 255.0).round_().clamp_(0.0, 255.0).to(torch.uint8)
         return {
             "image": pixels.contiguous(),
-            "last_action": self.last_action.clone(),
-            "steps_left": self.steps_left.clone(),
+            "last_action": last_action.clone(),
+            "steps_left": steps_left.clone(),
         }
 
     def action_mask(self) -> Tensor:

@@ -55,6 +55,7 @@ class RestoreVectorEnv(VectorEnv):
         scale: float = 1.0,
         reward: str = "psnr",
         precision: str = "float32",
+        backend: str = "torch",
         device: str = "cpu",
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         output: str = "numpy",
@@ -71,7 +72,7 @@ class RestoreVectorEnv(VectorEnv):
         self.metadata = {"autoreset_mode": self.autoreset_mode, "render_modes": []}
         self.output, self.num_envs = output, num_envs
         self.source = EpisodeSource(images, split, severity, patch_size, grid, scale, device)
-        tools = load_toolbox(toolbox, extra_tools, device=self.source.device, precision=precision)
+        tools = load_toolbox(toolbox, extra_tools, device=self.source.device, precision=precision, backend=backend)
         self.episodes = Episodes(tools, max_steps=max_steps, reward=reward)
         self.single_observation_space = observation_space(patch_size, len(tools), max_steps)
         self.single_action_space = spaces.Discrete(len(tools) + 1)
@@ -102,18 +103,23 @@ class RestoreVectorEnv(VectorEnv):
         rewards = self.episodes.step(actions)
         terminated = self.episodes.done.clone()
         info: dict[str, Any] = {}
+        observation: dict[str, Any] | None = None
         if self.autoreset_mode is AutoresetMode.SAME_STEP and bool(terminated.any()):
-            info = self._final(terminated)
-            self._begin(torch.nonzero(terminated)[:, 0].cpu())
+            last = self._observation()
+            info = self._final(terminated, last)
+            rows = torch.nonzero(terminated)[:, 0].cpu()
+            self._begin(rows)
+            observation = self._with_new(last, rows)
         elif self.autoreset_mode is AutoresetMode.NEXT_STEP and bool(ended_before.any()):
             self._begin(torch.nonzero(ended_before)[:, 0].cpu())
             terminated = terminated & ~ended_before
+        observation = observation or self._observation()
         info.update(self._info(self.episodes.info()))
         truncated = torch.zeros_like(terminated)
         if self.output == "torch":
-            return self._observation(), rewards, terminated, truncated, info
+            return observation, rewards, terminated, truncated, info
         return (
-            self._observation(),
+            observation,
             rewards.cpu().numpy(),
             terminated.cpu().numpy(),
             truncated.cpu().numpy(),
@@ -165,9 +171,17 @@ class RestoreVectorEnv(VectorEnv):
         whole = len(rows) == self.num_envs
         self.episodes.begin(damaged, clean, None if whole else rows.to(damaged.device))
 
-    def _observation(self) -> dict[str, Any]:
-        observation = to_channels_last(self.episodes.observation())
+    def _observation(self, rows: Tensor | None = None) -> dict[str, Any]:
+        observation = to_channels_last(self.episodes.observation(rows))
         return dict(observation) if self.output == "torch" else to_numpy(observation)
+
+    def _with_new(self, last: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
+        """The observation, given that of before the episodes of some rows began; ``last`` stays as it is."""
+        fresh = self._observation(rows.to(self.source.device))
+        observation = {name: value.clone() if isinstance(value, Tensor) else value.copy() for name, value in last.items()}
+        for name, value in observation.items():
+            value[rows.to(self.source.device) if isinstance(value, Tensor) else rows.numpy()] = fresh[name]
+        return observation
 
     def _info(self, info: Mapping[str, Tensor]) -> dict[str, Any]:
         """Values with, as Gymnasium has it, a mask ``_name`` beside each that says which rows hold one."""
@@ -178,9 +192,9 @@ class RestoreVectorEnv(VectorEnv):
         mask = torch.ones(self.num_envs, dtype=torch.bool) if rows is None else rows.cpu()
         return mask.to(self.source.device) if self.output == "torch" else mask.numpy().copy()
 
-    def _final(self, ended: Tensor) -> dict[str, Any]:
+    def _final(self, ended: Tensor, last: Mapping[str, Any]) -> dict[str, Any]:
         """The last observation and info of the episodes that ended, taken before the next ones begin."""
-        last, info = self._observation(), self._info(self.episodes.info())
+        info = self._info(self.episodes.info())
         for name in [name for name in info if not name.startswith("_")]:
             info[f"_{name}"] = self._mask(ended)
         final_obs: Any = last
