@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from restoration_env.toolbox import Toolbox
 
 LEVELS = 256
 Range = tuple[float, float]
-_IMAGES, _SIZE = 48, 63
+_IMAGES, _SIZE = 30, 63
 _BINS = 2048
 
 
@@ -34,18 +34,19 @@ def calibration_images(toolbox: Toolbox) -> Tensor:
 @torch.no_grad()
 def input_ranges(network: nn.Module, layers: Sequence[str], images: Tensor) -> dict[str, Range]:
     """For each named layer, the range of its inputs that 256 levels represent with the smallest squared error."""
-    seen: dict[str, list[Tensor]] = {name: [] for name in layers}
+    found: dict[str, Range] = {}
 
-    def remember(name: str) -> object:
-        return network.get_submodule(name).register_forward_pre_hook(
-            lambda _, inputs: seen[name].append(inputs[0].detach().float().flatten())
-        )
+    def look(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            found[name] = best_range(inputs[0].detach().float().flatten())
 
-    hooks = [remember(name) for name in layers]
+        return hook
+
+    hooks = [network.get_submodule(name).register_forward_pre_hook(look(name)) for name in layers]
     network(images)
     for hook in hooks:
-        hook.remove()  # type: ignore[attr-defined]
-    return {name: best_range(torch.cat(values)) for name, values in seen.items()}
+        hook.remove()
+    return found
 
 
 def best_range(values: Tensor) -> Range:
