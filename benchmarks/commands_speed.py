@@ -84,8 +84,10 @@ def _measure(device: str, quick: bool, suite: tuple[str, str, int | None], note:
     if quick:
         ways = [way for way in ways if way.name in ("torch bfloat16", "openvino int8")]
     images, split, count = suite
-    result: dict[str, Any] = {"agreement_db": measures.agreement(ways, images, split, count or (32 if quick else 300), device, note)}
-    turns = {"rounds": 3, "seconds": 0.8} if quick else {"rounds": 9, "seconds": 2.0}
+    result: dict[str, Any] = {
+        "agreement_db": measures.agreement(ways, images, split, count or (32 if quick else 300), device, note)
+    }
+    turns = {"rounds": 3, "seconds": 0.8} if quick else {"rounds": 7, "seconds": 1.5}
     rates = measures.against_naive(ways, 64, device, note=note, **turns)  # type: ignore[arg-type]
     best = measures.fastest_that_agrees(rates, result["agreement_db"])
     result |= {"environments": 64, "rates": rates, "fastest": best, "ratio_to_naive": rates[best]["ratio_to_naive"]}
@@ -96,7 +98,7 @@ def _measure(device: str, quick: bool, suite: tuple[str, str, int | None], note:
         result["sweep"] = {way.name: measures.sweep(way, sizes, device, seconds=2.0, note=note) for way in shown}
         result["growth"] = measures.growth(fastest, device, quick=False, note=note)
         tiled = [way.name for way in ways]
-        result["photograph"] = photograph(tiled, device, turns=3, note=note)
+        result["photograph"] = photograph(tiled, device, turns=2, note=note)
         result["training"] = training(fastest, device, note=note)
     result["not_run"] = [] if device.startswith("cuda") else [f"on a GPU: {what}" for what in ON_A_GPU]
     return result
@@ -111,7 +113,11 @@ def tables(result: dict[str, Any]) -> list[Table]:
         cells = [f"{row['steps_per_second']:,.0f}"]
         if name != "naive":
             off = agree.get(name, {}).get("largest")
-            cells += [f"{row['ratio_to_naive']:.2f}", f"{row['share_of_limit']:.0%}", "" if off is None else f"{off:.4f}"]
+            cells += [
+                f"{row['ratio_to_naive']:.2f}",
+                f"{row['share_of_limit']:.0%}",
+                "" if off is None else f"{off:.4f}",
+            ]
         table.add_row(name, *cells)
     shown = [table]
     if "sweep" in result:
@@ -138,5 +144,3 @@ def _sweep_table(sweep: dict[str, Any]) -> Table:
         cells = [rows[count] for rows in sweep.values()]
         table.add_row(count, *(f"{c['steps_per_second']:,.0f} | {c['resets_per_second']:,.0f}" for c in cells))
     return table
-
-

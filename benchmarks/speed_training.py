@@ -36,7 +36,12 @@ _ENVIRONMENTS = {
     ("restoration_env/episodes.py", "begin"),
     ("restoration_env/images.py", "damaged_patches"),
 }
-_WITHIN = {"agents/sb3_vec_env.py": {("restoration_env/observations.py", "to_numpy"), ("restoration_env/observations.py", "to_channels_last")}}
+_WITHIN = {
+    "agents/sb3_vec_env.py": {
+        ("restoration_env/observations.py", "to_numpy"),
+        ("restoration_env/observations.py", "to_channels_last"),
+    }
+}
 
 
 def training(way: Contender, device: str, *, note: Callable[[str], None]) -> dict[str, Any]:
@@ -76,7 +81,9 @@ def _shares(work: Callable[[], Any], frames: int, *, sb3: bool) -> dict[str, Any
         spent[file, name] = spent.get((file, name), 0.0) + row[3]
 
     def total(wanted: set[tuple[str, str]]) -> float:
-        return sum(value for (file, name), value in spent.items() if any(file.endswith(e) and name == n for e, n in wanted))
+        return sum(
+            value for (file, name), value in spent.items() if any(file.endswith(e) and name == n for e, n in wanted)
+        )
 
     inside = {key for keys in _WITHIN.values() for key in keys} if sb3 else set()
     # An SB3 step holds the steps of the episodes; they are counted once.

@@ -51,6 +51,10 @@ _COMMANDS = {
         "Measure every tool on every band: the gain matrix.",
     ),
     "compare": ("restoration_env.benchmarks.commands:compare", "Compare policies on the test suites."),
+    "speed": (
+        "restoration_env.benchmarks.commands_speed:speed",
+        "Measure how fast the environments are on this machine.",
+    ),
     "perceptual-weights": (
         "restoration_env.perceptual_weights:perceptual_weights",
         "Make the weights of VGG16 for LPIPS and perceptual losses, once.",

@@ -56,4 +56,4 @@ def _worth_it(conv: nn.Conv2d) -> bool:
     height, width = conv.kernel_size
     plain = conv.stride == (1, 1) and conv.dilation == (1, 1) and conv.groups == 1 and conv.padding_mode == "zeros"
     odd = height % 2 == width % 2 == 1 and conv.padding == (height // 2, width // 2)
-    return plain and odd and 1 < width and conv.out_channels * width <= _WIDTH
+    return plain and odd and width > 1 and conv.out_channels * width <= _WIDTH

@@ -178,7 +178,9 @@ class RestoreVectorEnv(VectorEnv):
     def _with_new(self, last: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
         """The observation, given that of before the episodes of some rows began; ``last`` stays as it is."""
         fresh = self._observation(rows.to(self.source.device))
-        observation = {name: value.clone() if isinstance(value, Tensor) else value.copy() for name, value in last.items()}
+        observation = {
+            name: value.clone() if isinstance(value, Tensor) else value.copy() for name, value in last.items()
+        }
         for name, value in observation.items():
             value[rows.to(self.source.device) if isinstance(value, Tensor) else rows.numpy()] = fresh[name]
         return observation
