@@ -7,6 +7,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from restoration_env.devices import to_device
+
 
 class EpisodeBatch(NamedTuple):
     """Episodes side by side: N of them, T steps each.
@@ -57,7 +59,7 @@ class EpisodeReplay(Generic[Batch]):
         """Draw episodes uniformly, with replacement."""
         if self._store is None:
             raise RuntimeError("the replay memory is empty")
-        rows = torch.randint(self.count, (size,), generator=generator).to(self._store[0].device)
+        rows = to_device(torch.randint(self.count, (size,), generator=generator), self._store[0].device)
         return _like(self._store, [part[rows] for part in self._store])
 
 

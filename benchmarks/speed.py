@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -46,13 +47,25 @@ class Contender:
         return f"{self.backend} {self.precision}"
 
     def toolbox(self, device: str, name: str = "cnn12") -> Toolbox:
-        """The tools, computed in this way."""
-        return load_toolbox(name, device=device, precision=self.precision, backend=self.backend)
+        """The tools, computed in this way; loaded once, and used once for each number of images."""
+        return _loaded(self, device, name)
 
     def envs(self, count: int, device: str, toolbox: str = "cnn12", **arguments: Any) -> RestoreVectorEnv:
         """The batched environment, its tools computed in this way."""
-        given = {"precision": self.precision, "backend": self.backend, "device": device, **arguments}
-        return RestoreVectorEnv(count, toolbox=toolbox, **given)
+        envs = RestoreVectorEnv(count, toolbox=toolbox, device=device, **arguments)
+        envs.episodes.toolbox = self.toolbox(device, toolbox)
+        return envs
+
+
+@lru_cache(maxsize=16)
+def _loaded(way: Contender, device: str, name: str) -> Toolbox:
+    box = load_toolbox(name, device=device, precision=way.precision, backend=way.backend)
+    with torch.no_grad():
+        for count in range(1, 9):
+            every = torch.arange(len(box)).repeat_interleave(count)
+            images = torch.rand(len(every), 3, SIDE, SIDE, device=device)
+            box.apply(images, every.to(device), check=False)
+    return box
 
 
 def contenders(device: str) -> list[Contender]:

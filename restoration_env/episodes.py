@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from restoration_env.devices import to_device
 from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.metrics import METRICS, metric, psnr
 from restoration_env.toolbox import Toolbox
@@ -57,13 +58,21 @@ class Episodes:
     def __len__(self) -> int:
         return len(self.images)
 
-    def begin(self, damaged: Tensor, clean: Tensor | None = None, rows: Tensor | None = None) -> None:
+    def begin(
+        self,
+        damaged: Tensor,
+        clean: Tensor | None = None,
+        rows: Tensor | None = None,
+        *,
+        where: Tensor | None = None,
+    ) -> None:
         """Begin new episodes, in all rows or in the given ones.
 
         Args:
             damaged: float (N, 3, H, W) in [0, 1].
             clean: the references, the same shape; without them every PSNR and reward is NaN.
             rows: int64 (N,), the rows to begin anew; None replaces the whole batch.
+            where: bool (N,) instead: of a whole batch, the rows to begin anew. No one has to know how many they are.
         """
         clean = torch.full_like(damaged, torch.nan) if clean is None else clean
         quality = psnr(damaged, clean)
@@ -81,7 +90,10 @@ class Episodes:
             "toolchain": torch.full((count, self.max_steps), NO_ACTION, device=device),
         }
         for name, value in fresh.items():
-            if rows is None:
+            if where is not None:
+                wide = where.view(-1, *(1,) * (value.ndim - 1))
+                setattr(self, name, torch.where(wide, value, getattr(self, name)))
+            elif rows is None:
                 setattr(self, name, value)
             else:
                 getattr(self, name)[rows] = value
@@ -95,10 +107,14 @@ class Episodes:
         Returns:
             Rewards, float64 (N,): the gain in PSNR (or the chosen metric), exactly 0 for stop.
         """
-        stop = self.toolbox.stop
-        actions = actions.to(self.images.device)
+        stop, given = self.toolbox.stop, actions
+        actions = to_device(actions, self.images.device)
         chosen = torch.where(self.done, stop, actions)
-        self.images = self.toolbox.apply(self.images, chosen, check=False)
+        if given.device == self.images.device:
+            self.images = self.toolbox.apply(self.images, chosen, check=False)
+        else:  # what the host knows already is not asked of the device
+            made = self.toolbox.apply(self.images, given, check=False)
+            self.images = torch.where(self.done.view(-1, 1, 1, 1), self.images, made)
 
         before = self.score
         self.psnr = torch.where(chosen == stop, self.psnr, psnr(self.images, self.clean))
@@ -134,7 +150,7 @@ class Episodes:
     def action_mask(self) -> Tensor:
         """Which actions can change anything, int8 (N, len(toolbox) + 1): all, and only stop when done."""
         mask = (~self.done).to(torch.int8)[:, None].repeat(1, len(self.toolbox) + 1)
-        mask[:, -1] = 1
+        mask[:, -1].fill_(1)
         return mask
 
     def info(self) -> dict[str, Tensor]:

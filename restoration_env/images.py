@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from restoration_env import devices
 from restoration_env.devices import constant
 from restoration_env.distortions import KERNEL_RADIUS, Recipe, gaussian_blur, gaussian_noise, jpeg_compression
 from restoration_env.errors import InvalidArgument, UnknownName, UnreadableImage
@@ -97,7 +98,7 @@ class ImagePool:
 
         On a GPU all images are copied there once, and cut there.
         """
-        if which.device.type == "cpu":
+        if not devices.must_not_wait(which.device):
             squares = np.empty((len(which), size, size, 3), np.uint8)
             for square, number, (top, left) in zip(squares, which.tolist(), corners.tolist(), strict=True):
                 _copy_window(self._arrays[number], top, left, square)
@@ -177,7 +178,7 @@ def damaged_patches(
 
 def _cut(batch: Tensor, corners: Tensor, size: int) -> Tensor:
     """Out of each image of a batch, the square of this size at its corner."""
-    if batch.device.type == "cpu":
+    if not devices.must_not_wait(batch.device):
         pieces = [p[:, y : y + size, x : x + size] for p, (y, x) in zip(batch, corners.tolist(), strict=True)]
         return torch.stack(pieces)
     steps = torch.arange(size, device=batch.device)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from restoration_env import devices
 from restoration_env.devices import find_device
 from restoration_env.distortions import Recipe, distort, recipe, recipe_names
 from restoration_env.errors import InvalidArgument, UnknownName
@@ -66,7 +67,7 @@ class EpisodeSource:
         def part(some: Tensor) -> tuple[Tensor, Tensor]:
             return damaged_patches(self.pool, some, how, self.patch_size, grid=self.grid, device=self.device)
 
-        if self.device.type != "cpu" or len(keys) <= _PART:
+        if devices.must_not_wait(self.device) or len(keys) <= _PART:
             return part(keys)
         clean, damaged = zip(*in_parallel([partial(part, some) for some in keys.split(_PART)]), strict=True)
         return torch.cat(clean), torch.cat(damaged)

@@ -7,10 +7,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from restoration_env import devices
 from restoration_env.distortions import check_images
 from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.workers import in_parallel
@@ -80,6 +82,7 @@ class Toolbox:
         self.tools = tuple(tools)
         self.names = tuple(tool.name for tool in tools)
         self.stop = len(self.tools)
+        self._stack: Any = None
         if not self.tools or len(set(self.names)) < len(self.names) or "stop" in self.names:
             expected = "at least one tool, no two of the same name, none named 'stop'"
             raise InvalidArgument("tools", expected, self.names)
@@ -104,12 +107,23 @@ class Toolbox:
         """This toolbox with more tools after its own (and stop after them)."""
         return Toolbox("+".join((self.name, *(tool.name for tool in tools))), (*self.tools, *tools))
 
+    def _stacked(self) -> Any:
+        """The tools stacked by architecture, anew when their weights have changed; None if not all are networks."""
+        from restoration_env.stacked import StackedTools, can_stack, versions
+
+        if not can_stack(self.tools):
+            return None
+        if self._stack is None or self._stack.versions != versions(self.tools):
+            self._stack = StackedTools(self.tools)
+        return self._stack
+
     def apply(self, images: Tensor, actions: Tensor, *, check: bool = True) -> Tensor:
         """Apply to each image the tool of its action, all images of one tool together.
 
         Args:
             images: float (N, 3, H, W) in [0, 1]. What earlier tools returned may lie a little outside.
-            actions: integers (N,), 0 .. len(toolbox); the last one stops.
+            actions: integers (N,), 0 .. len(toolbox); the last one stops. With images on a GPU, actions on the host
+                are grouped there, exactly; actions on the GPU are never waited for if all tools are networks.
             check: refuse bad arguments. Callers that made the arguments themselves switch it off.
 
         Returns:
@@ -121,16 +135,21 @@ class Toolbox:
         if check:
             check_images(images, low=-1.0, high=2.0)
             check_actions(actions, len(images), len(self))
-        actions = actions.to(images.device)
-        result = images.clone()
         training = torch.is_grad_enabled()
+        stacked = self._stacked() if devices.must_not_wait(actions.device) and not training else None
+        if stacked is not None:
+            return stacked.apply(images, actions)  # without waiting for the actions
+        result = images.clone()
         chunk = max(1, (_CHUNK_IN_TRAINING if training else _CHUNK) // math.prod(images.shape[-2:]))
+        if images.device.type != "cpu":
+            chunk = len(images)
 
         def piece(tool: Tool, rows: Tensor) -> None:
             result[rows] = tool(images[rows]).to(images.dtype)
 
         order = torch.argsort(actions, stable=True)
         counts = torch.bincount(actions, minlength=self.stop + 1).tolist()
+        order = devices.to_device(order, images.device)
         groups = zip(self.tools, order.split(counts), strict=False)
         pieces = [partial(piece, tool, rows) for tool, group in groups if len(group) for rows in group.split(chunk)]
         if training or images.device.type != "cpu":
@@ -147,5 +166,9 @@ def check_actions(actions: Tensor, count: int, stop: int) -> None:
     if not integer or actions.shape != (count,):
         got = f"{actions.dtype} {tuple(actions.shape)}" if isinstance(actions, Tensor) else type(actions).__name__
         raise InvalidArgument("actions", f"an integer tensor of shape ({count},)", got)
-    if count and (int(actions.min()) < 0 or int(actions.max()) > stop):
+    if devices.must_not_wait(
+        actions.device
+    ):  # looking would mean waiting; the device refuses, at the latest when asked
+        torch._assert_async(((actions >= 0) & (actions <= stop)).all())
+    elif count and (int(actions.min()) < 0 or int(actions.max()) > stop):
         raise InvalidArgument("actions", f"between 0 and {stop} (stop)", actions.tolist())

@@ -14,8 +14,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from restoration_env import devices
+from restoration_env.devices import to_device
 from restoration_env.episodes import Episodes
 from restoration_env.errors import InvalidArgument, UnknownName
+from restoration_env.key_queue import KeyQueue
 from restoration_env.observations import observation_space, to_channels_last, to_numpy
 from restoration_env.randomness import draw_keys
 from restoration_env.registry import load_toolbox
@@ -79,6 +82,16 @@ class RestoreVectorEnv(VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._generators: list[np.random.Generator] = []
+        self._keys: KeyQueue | None = None
+        if devices.must_not_wait(self.source.device) and output == "torch":
+            self._stay_on_device()
+
+    def _stay_on_device(self) -> None:
+        """Let steps begin new episodes without the host knowing which: all rows draw one, and few take it."""
+        self._keys = KeyQueue(self._draw, self.num_envs, self.source.device)
+
+    def _draw(self, row: int) -> int:
+        return int(draw_keys(self._generators[row], 1)[0])
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
@@ -91,6 +104,8 @@ class RestoreVectorEnv(VectorEnv):
         rows = self._rows(mask)
         self._seed(seed, rows)
         self._begin(rows, options)
+        if self._keys is not None:
+            self._keys.lay()
         return self._observation(), self._info(self.episodes.info())
 
     @torch.no_grad()
@@ -104,7 +119,11 @@ class RestoreVectorEnv(VectorEnv):
         terminated = self.episodes.done.clone()
         info: dict[str, Any] = {}
         observation: dict[str, Any] | None = None
-        if self.autoreset_mode is AutoresetMode.SAME_STEP and bool(terminated.any()):
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and self._keys is not None:
+            info = self._final(terminated, self._observation())
+            clean, damaged = self.source.draw(self._keys.take(terminated))
+            self.episodes.begin(damaged, clean, where=terminated)
+        elif self.autoreset_mode is AutoresetMode.SAME_STEP and bool(terminated.any()):
             last = self._observation()
             info = self._final(terminated, last)
             rows = torch.nonzero(terminated)[:, 0].cpu()
@@ -160,14 +179,16 @@ class RestoreVectorEnv(VectorEnv):
             raise InvalidArgument("seed", f"None, an integer or {self.num_envs} of them", repr(seed))
         if not self._generators:
             self._generators = [seeding.np_random()[0] for _ in range(self.num_envs)]
-        for row in rows.tolist():
-            one = seeds[row]
-            if one is not None:
-                self._generators[row] = seeding.np_random(int(one))[0]
+        seeded = [row for row in rows.tolist() if seeds[row] is not None]
+        if self._keys is not None:
+            self._keys.settle(seeded)
+        for row in seeded:
+            self._generators[row] = seeding.np_random(int(seeds[row]))[0]
 
     def _begin(self, rows: Tensor, options: Mapping[str, Any] | None = None) -> None:
-        keys = np.concatenate([draw_keys(self._generators[row], 1) for row in rows.tolist()])
-        clean, damaged = self.source.draw(torch.from_numpy(keys), options)
+        next_key = self._draw if self._keys is None else self._keys.pop
+        keys = torch.tensor([next_key(row) for row in rows.tolist()])
+        clean, damaged = self.source.draw(to_device(keys, self.source.device), options)
         whole = len(rows) == self.num_envs
         self.episodes.begin(damaged, clean, None if whole else rows.to(damaged.device))
 
@@ -191,8 +212,9 @@ class RestoreVectorEnv(VectorEnv):
         return {**values, **{f"_{name}": self._mask(None) for name in values}}
 
     def _mask(self, rows: Tensor | None) -> Any:
-        mask = torch.ones(self.num_envs, dtype=torch.bool) if rows is None else rows.cpu()
-        return mask.to(self.source.device) if self.output == "torch" else mask.numpy().copy()
+        device = self.source.device
+        mask = torch.ones(self.num_envs, dtype=torch.bool, device=device) if rows is None else rows.clone()
+        return mask if self.output == "torch" else mask.cpu().numpy()
 
     def _final(self, ended: Tensor, last: Mapping[str, Any]) -> dict[str, Any]:
         """The last observation and info of the episodes that ended, taken before the next ones begin."""
