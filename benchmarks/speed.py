@@ -102,7 +102,7 @@ class Steps:
         batches = [torch.from_numpy(row).to(self.device) if self.on_device else row for row in chosen]
         with timed(self.device) as seconds:
             for actions in batches:
-                self.envs.step(actions)
+                self.envs.step(actions)  # type: ignore[arg-type]
         return seconds[0]
 
     def rate(self, seconds: float, least: int = 2) -> float:
@@ -286,7 +286,8 @@ def growth(way: Contender, device: str, *, quick: bool, note: Note) -> dict[str,
             side = value if what == "side" else SIDE
             tools = _copies(small, value if what == "tools" else 12)
             rows.append([value, round(1e3 * _step_seconds(tools, count, side, device, 3 if quick else 5), 4)])
-        slope, _ = np.polyfit(*np.log(np.array(rows, np.float64)).T, 1)
+        values_seen, times = np.log(np.array(rows, dtype=np.float64)).T
+        slope = np.polyfit(values_seen, times, 1)[0]
         expected = {"images": 1.0, "tools": 0.0, "side": 2.0}[what]
         result[what] = {"milliseconds": rows, "exponent": round(float(slope), 3), "exponent_of_the_work": expected}
     return result

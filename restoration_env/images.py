@@ -126,8 +126,8 @@ def _copy_window(image: np.ndarray, top: int, left: int, square: np.ndarray) -> 
     above, before = max(0, -top), max(0, -left)
     below, after = max(0, top + size - height), max(0, left + size - width)
     if max(above, below, before, after) >= size:  # nothing of the image is in it
-        rows = np.arange(top, top + size).clip(0, height - 1)
-        square[:] = image[rows[:, None], np.arange(left, left + size).clip(0, width - 1)]
+        down, right = np.arange(top, top + size), np.arange(left, left + size)
+        square[:] = image[down.clip(0, height - 1)[:, None], right.clip(0, width - 1)]
         return
     rows, columns = slice(above, size - below), slice(before, size - after)
     square[rows, columns] = image[top + above : top + size - below, left + before : left + size - after]
