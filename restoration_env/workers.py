@@ -56,5 +56,6 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def _on_one_core(everyone: threading.Barrier, _: int) -> None:
+    torch.get_num_threads()  # a thread takes over the setting of all when it first asks, and only then
     torch.set_num_threads(1)
     everyone.wait()
