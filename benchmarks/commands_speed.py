@@ -100,6 +100,8 @@ def _measure(device: str, quick: bool, suite: tuple[str, str, int | None], note:
         tiled = [way.name for way in ways]
         result["photograph"] = photograph(tiled, device, turns=2, note=note)
         result["training"] = training(fastest, device, note=note)
+        if device.startswith("cuda"):
+            result["graphs"] = measures.recorded(fastest, sizes)
     result["not_run"] = [] if device.startswith("cuda") else [f"on a GPU: {what}" for what in ON_A_GPU]
     return result
 

@@ -26,6 +26,7 @@ from restoration_env.distortions import SEVERITY_RANGES, recipe
 from restoration_env.env import RestoreEnv
 from restoration_env.episodes import Episodes
 from restoration_env.registry import load_toolbox
+from restoration_env.stacked import RecordedTools, StackedTools
 from restoration_env.toolbox import Tool, Toolbox
 from restoration_env.vector_env import RestoreVectorEnv
 
@@ -86,7 +87,8 @@ class Steps:
     def __init__(self, envs: RestoreVectorEnv | DummyVecEnv, count: int, device: str = "cpu") -> None:
         self.envs, self.count, self.device = envs, count, device
         self.on_device = isinstance(envs, RestoreVectorEnv) and envs.output == "torch"
-        self.actions = 13
+        space: Any = envs.action_space if isinstance(envs, DummyVecEnv) else envs.single_action_space
+        self.actions = int(space.n)
         self.random = np.random.default_rng(0)
         self.counts = np.zeros(self.actions, np.int64)
         if isinstance(envs, DummyVecEnv):
@@ -181,13 +183,14 @@ def against_naive(
     return result
 
 
-def limit(toolbox: Toolbox, device: str, count: int = 64, tries: int = 3) -> float:
+def limit(toolbox: Toolbox, device: str, tries: int = 3) -> float:
     """The best rate of the tools alone, in multiply-adds a second.
 
-    Batches of which every tool gets the same share, hot, on all threads, the best of some tries.
+    Batches of which every tool gets the same share, as the host knows, hot, on all threads, the best of some tries.
     """
+    count = 4096 if device.startswith("cuda") else 64
     images = torch.rand(count, 3, SIDE, SIDE, device=device)
-    actions = (torch.arange(count) % len(toolbox)).to(device)
+    actions = torch.arange(count) % len(toolbox)
     work = sum(toolbox.tools[int(action)].cost for action in actions) * SIDE * SIDE
     best = 0.0
     with torch.no_grad():
@@ -211,6 +214,26 @@ def sweep(way: Contender, sizes: Sequence[int], device: str, *, seconds: float, 
         with timed(device) as spent:
             envs.reset()
         result[str(count)] = {"steps_per_second": round(rate, 1), "resets_per_second": round(count / spent[0], 1)}
+    return result
+
+
+def recorded(way: Contender, sizes: Sequence[int]) -> dict[str, Any]:
+    """On a GPU: images a second through the tools, with a CUDA graph and without, for each batch size."""
+    box = way.toolbox("cuda")
+    result: dict[str, Any] = {}
+    for count in sizes:
+        images = torch.rand(count, 3, SIDE, SIDE, device="cuda")
+        actions = torch.randint(len(box) + 1, (count,), device="cuda")
+        stacked = StackedTools(box.tools)
+        rates = {}
+        with torch.no_grad():
+            for name, tools in (("plain", stacked), ("graph", RecordedTools(stacked, images, actions))):
+                tools.apply(images, actions)
+                with timed("cuda") as seconds:
+                    for _ in range(10):
+                        tools.apply(images, actions)
+                rates[name] = round(10 * count / seconds[0], 1)
+        result[str(count)] = rates
     return result
 
 

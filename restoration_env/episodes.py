@@ -14,6 +14,7 @@ from restoration_env.devices import to_device
 from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.metrics import METRICS, metric, psnr
 from restoration_env.toolbox import Toolbox
+from restoration_env.workers import by_parts
 
 NO_ACTION = -1  # in a toolchain: a step not taken
 
@@ -117,7 +118,7 @@ class Episodes:
             self.images = torch.where(self.done.view(-1, 1, 1, 1), self.images, made)
 
         before = self.score
-        self.psnr = torch.where(chosen == stop, self.psnr, psnr(self.images, self.clean))
+        self.psnr = torch.where(chosen == stop, self.psnr, by_parts(psnr, self.images, self.clean))
         if self.metric is psnr:
             self.score = self.psnr.clone()
         else:
@@ -140,9 +141,8 @@ class Episodes:
         """
         parts = (self.images, self.last_action, self.steps_left)
         images, last_action, steps_left = parts if rows is None else (part[rows] for part in parts)
-        pixels = (images * 255.0).round_().clamp_(0.0, 255.0).to(torch.uint8)
         return {
-            "image": pixels.contiguous(),
+            "image": by_parts(_as_pixels, images),
             "last_action": last_action.clone(),
             "steps_left": steps_left.clone(),
         }
@@ -162,3 +162,8 @@ class Episodes:
             "toolchain": self.toolchain.clone(),
             "action_mask": self.action_mask(),
         }
+
+
+def _as_pixels(images: Tensor) -> Tensor:
+    """Float images in eight bits, rounded and clipped."""
+    return (images * 255.0).round_().clamp_(0.0, 255.0).to(torch.uint8).contiguous()

@@ -82,6 +82,35 @@ class StackedTools:
         return constant(tuple(places), actions.device)[actions]
 
 
+class RecordedTools:
+    """`StackedTools` as a CUDA graph, for batches of one shape: one launch instead of hundreds.
+
+    Args:
+        tools: what is recorded; later changes of their weights are not seen.
+        images: float (N, 3, H, W) on a GPU, of the shape to come.
+        actions: int64 (N,), there too.
+    """
+
+    def __init__(self, tools: StackedTools, images: Tensor, actions: Tensor) -> None:
+        self._images, self._actions = images.clone(), actions.clone()
+        beside = torch.cuda.Stream()
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.no_grad(), torch.cuda.stream(beside):
+            for _ in range(3):  # what is made once is made now
+                tools.apply(self._images, self._actions)
+        torch.cuda.current_stream().wait_stream(beside)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.no_grad(), torch.cuda.graph(self._graph):
+            self._result = tools.apply(self._images, self._actions)
+
+    def apply(self, images: Tensor, actions: Tensor) -> Tensor:
+        """As `StackedTools.apply`."""
+        self._images.copy_(images)
+        self._actions.copy_(actions)
+        self._graph.replay()
+        return self._result.clone()
+
+
 def _kind(tool: Tool) -> object:
     module = cast("nn.Module", tool.function)
     shapes = tuple((name, tuple(value.shape)) for name, value in module.state_dict().items())

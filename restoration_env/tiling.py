@@ -21,7 +21,7 @@ from restoration_env.toolbox import Tool
 from restoration_env.workers import in_parallel
 
 Progress = Callable[[int, int], None]  # called with the tiles done and their number
-_TILE = {"cpu": 256, "cuda": 1024}  # margins that cost little, activations that need little; or fill the GPU
+_TILE = {"cpu": 192, "cuda": 1024}  # margins that cost little, activations that need little; or fill the GPU
 
 
 def apply_tools(

@@ -19,7 +19,7 @@ from restoration_env.workers import in_parallel
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-_CHUNK = 8 * 63 * 63  # pixels a tool works on at once: activations that stay in a core's cache
+_CHUNK = 4 * 63 * 63  # pixels a tool works on at once: activations that stay in a core's cache
 _CHUNK_IN_TRAINING = 32 * 63 * 63
 
 
@@ -151,7 +151,9 @@ class Toolbox:
         counts = torch.bincount(actions, minlength=self.stop + 1).tolist()
         order = devices.to_device(order, images.device)
         groups = zip(self.tools, order.split(counts), strict=False)
-        pieces = [partial(piece, tool, rows) for tool, group in groups if len(group) for rows in group.split(chunk)]
+        chunks = [(tool, rows) for tool, group in groups if len(group) for rows in group.split(chunk)]
+        chunks.sort(key=lambda one: -one[0].cost * len(one[1]))  # the longest first: then all cores end together
+        pieces = [partial(piece, tool, rows) for tool, rows in chunks]
         if training or images.device.type != "cpu":
             for run in pieces:
                 run()

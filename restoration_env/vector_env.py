@@ -24,6 +24,7 @@ from restoration_env.randomness import draw_keys
 from restoration_env.registry import load_toolbox
 from restoration_env.source import EpisodeSource
 from restoration_env.toolbox import check_actions
+from restoration_env.workers import pieces_only
 
 OUTPUTS = ("numpy", "torch")
 
@@ -93,6 +94,7 @@ class RestoreVectorEnv(VectorEnv):
     def _draw(self, row: int) -> int:
         return int(draw_keys(self._generators[row], 1)[0])
 
+    @pieces_only()
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -108,6 +110,7 @@ class RestoreVectorEnv(VectorEnv):
             self._keys.lay()
         return self._observation(), self._info(self.episodes.info())
 
+    @pieces_only()
     @torch.no_grad()
     def step(self, actions: Any) -> tuple[dict[str, Any], Any, Any, Any, dict[str, Any]]:
         """One action in every row: integers (N,), an array or a tensor."""

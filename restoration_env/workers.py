@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 Result = TypeVar("Result")
 _pools: dict[int, ThreadPoolExecutor] = {}
@@ -30,13 +32,44 @@ def in_parallel(pieces: Sequence[Callable[[], Result]]) -> Iterable[Result]:
     A single piece, or all of them if torch uses one thread, run in the calling thread. An error of a piece is raised
     when its result is asked for.
     """
-    threads = torch.get_num_threads()
+    threads = getattr(_own, "threads", None) or torch.get_num_threads()
     if threads == 1 or len(pieces) < 2 or threading.current_thread().name.startswith(_NAME):
         return map(_without_gradients, pieces)
     return _pool(threads).map(_without_gradients, pieces)
 
 
+@contextmanager
+def pieces_only() -> Iterator[None]:
+    """Within this, the calling thread computes alone, and `in_parallel` still has all threads.
+
+    A thread that helped with a split operation goes on spinning for milliseconds, on a core that a piece needs.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    _own.threads = threads
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        _own.threads = None
+
+
+def by_parts(function: Callable[..., Tensor], *batches: Tensor, part: int = 16) -> Tensor:
+    """A function of batches (N, ...) that treats every row alone, its rows computed by parts in parallel.
+
+    Where gradients are wanted, or on a GPU, in one piece.
+    """
+    if torch.is_grad_enabled() or batches[0].device.type != "cpu" or len(batches[0]) <= part:
+        return function(*batches)
+    parts = zip(*(batch.split(part) for batch in batches), strict=True)
+    return torch.cat(list(in_parallel([partial(function, *some) for some in parts])))
+
+
 _NAME = "restoration-env"
+_own = threading.local()
 
 
 def _without_gradients(piece: Callable[[], Result]) -> Result:
