@@ -29,6 +29,7 @@ from restoration_env.registry import load_toolbox
 from restoration_env.stacked import RecordedTools, StackedTools
 from restoration_env.toolbox import Tool, Toolbox
 from restoration_env.vector_env import RestoreVectorEnv
+from restoration_env.workers import pieces_only
 
 AGREES_DB = 0.02  # how far the mean PSNR of the results may be from that of float32
 SIDE = 63
@@ -193,7 +194,7 @@ def limit(toolbox: Toolbox, device: str, tries: int = 3) -> float:
     actions = torch.arange(count) % len(toolbox)
     work = sum(toolbox.tools[int(action)].cost for action in actions) * SIDE * SIDE
     best = 0.0
-    with torch.no_grad():
+    with torch.no_grad(), pieces_only():
         for _ in range(tries):
             with timed(device) as seconds:
                 toolbox.apply(images, actions, check=False)

@@ -8,6 +8,7 @@ is added to the image, are floating-point.
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -102,7 +103,8 @@ def compiled(toolbox: Toolbox, precision: str) -> Toolbox:
 def _as_model(network: nn.Module) -> Any:
     """The module as an OpenVINO graph for batches of any shape (N, 3, H, W)."""
     example = torch.zeros(1, 3, 64, 64)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # what OpenVINO reads is a trace
         traced = torch.jit.trace(network, example, check_trace=False)
     decoder = TorchScriptPythonDecoder(traced, example_input=example)
     frontend = FrontEndManager().load_by_framework("pytorch")
