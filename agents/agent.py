@@ -17,24 +17,24 @@ from restoration_env.devices import find_device
 from restoration_env.episodes import Episodes
 from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.files import read_weights, save_weights
-from restoration_env.registry import load_toolbox
+from restoration_env.registry import find_target, load_toolbox
 from restoration_env.toolbox import Toolbox
 
 WEIGHTS = Path(__file__).parent / "weights"
+# Agents that do not stand on a toolchain network, by the kind of what they learned.
+_BUILDERS = {"critic": "restoration_env.agents.lookahead:build_agent"}
 
 
-class ToolchainAgent:
-    """Looks at an image and picks the next tool by the highest Q value.
+class RestorationAgent:
+    """What all agents share: they restore batches by patches of their size, and whole photographs.
 
-    An image larger than the network's patch is judged by patches spread over it: the action is the one with
-    the highest mean Q value. A smaller one is extended by its own edge for the judgement.
+    An image larger than the network's patch is judged by patches spread over it, which take every action together.
+    A smaller one is extended by its own edge for the judgement.
 
     Attributes:
-        network: the Q network.
-        toolbox: what its actions do.
+        network: what was learned; it has a ``patch_size``.
+        toolbox: what the actions do.
         max_steps: the horizon it was trained for.
-        views: 1, or 8 to judge each patch turned and mirrored in all ways: steadier, for 8 times the agent's cost,
-            which is small beside a tool's.
         caution: in dB, how much more than stop a tool must promise to be used. Above 0 fewer images are harmed.
         card: what trained it, or an empty dictionary.
         q_values: float (N, actions), those of the latest `act`.
@@ -43,50 +43,24 @@ class ToolchainAgent:
     name = "agent"
     patches_per_side = 8
 
-    def __init__(
-        self,
-        network: ToolchainNetwork,
-        toolbox: Toolbox,
-        max_steps: int = 3,
-        card: Mapping[str, Any] | None = None,
-    ) -> None:
-        if network.tools != len(toolbox):
-            expected = f"of an agent for the {len(toolbox)} tools of {toolbox.name}"
-            raise InvalidArgument("weights", expected, f"one for {network.tools} tools")
+    def __init__(self, network: Any, toolbox: Toolbox, max_steps: int, card: Mapping[str, Any] | None) -> None:
         self.network, self.toolbox, self.max_steps = network.eval(), toolbox, max_steps
         self.card = dict(card or {})
         self.caution = float(self.card.get("caution", 0.0))
-        self.views = int(self.card.get("views", 1))
         self.q_values = torch.empty(0)
-        self._state: State = network.initial_state(0)
 
     def reset(self, count: int) -> None:
         """Forget what was seen: ``count`` new images come."""
-        self._state = self.network.initial_state(0)
+        raise NotImplementedError
 
-    @torch.no_grad()
     def act(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """The action with the highest Q value for each image, int64 (N,)."""
-        last = observation["last_action"]
-        patches = self._turned(self.patches(observation["image"]))
-        per_image = len(patches) // len(last)
-        if len(self._state[0]) != len(patches):
-            self._state = self.network.initial_state(len(patches))
-        q, self._state = self.network(patches, last.repeat_interleave(per_image), self._state)
-        self.q_values = q.view(len(last), per_image, -1).mean(1)
-        return self._choice(self.q_values)
+        """The next action for each image, int64 (N,)."""
+        raise NotImplementedError
 
-    def _choice(self, q: Tensor) -> Tensor:
-        """The action for Q values (..., actions): the best, or stop if no tool promises enough."""
-        best = q[..., :-1].max(-1)
-        return torch.where(best.values > q[..., -1] + self.caution, best.indices, q.shape[-1] - 1)
-
-    @torch.no_grad()
     def decide(self, image: Tensor) -> tuple[tuple[int, ...], Tensor]:
         """The toolchain for one image of any size, chosen by the patches spread over it.
 
-        All patches take every action together, the one with the highest mean Q value, so the whole image
-        need not be restored to know it. Nothing of this is remembered; several threads may call it at once.
+        Nothing of this is remembered; several threads may call it at once.
 
         Args:
             image: uint8 (3, H, W).
@@ -95,28 +69,21 @@ class ToolchainAgent:
             The actions, stop included if it was chosen, and the mean Q values before each, float
             (steps, actions).
         """
-        device = next(self.network.parameters()).device
-        patches = self.patches(image[None]).to(device).float() / 255.0
-        episodes = Episodes(self.toolbox, max_steps=self.max_steps)
-        episodes.begin(patches)
-        state, actions, values = self.network.initial_state(len(patches) * self.views), [], []
-        while not bool(episodes.done.all()):
-            seen = episodes.observation()
-            last = seen["last_action"].repeat_interleave(self.views)
-            q, state = self.network(self._turned(seen["image"]), last, state)
-            values.append(q.mean(0))
-            actions.append(int(self._choice(values[-1])))
-            episodes.step(torch.full_like(seen["last_action"], actions[-1]))
-        return tuple(actions), torch.stack(values)
+        raise NotImplementedError
 
-    def _turned(self, patches: Tensor) -> Tensor:
-        """Each patch (P, 3, S, S) in all its views (P * views, 3, S, S)."""
-        if self.views == 1:
-            return patches
-        turned = [patches, patches.transpose(-1, -2)]
-        turned += [view.flip(-1) for view in turned]
-        turned += [view.flip(-2) for view in turned]
-        return torch.stack(turned, 1).flatten(0, 1)
+    def facts(self) -> dict[str, Any]:
+        """What the card must say for the agent to be built again."""
+        return {
+            "toolbox": self.toolbox.name,
+            "tools": len(self.toolbox),
+            "tool_names": list(self.toolbox.names),
+            "network": self.network.kind,
+            "patch_size": self.network.patch_size,
+            "max_steps": self.max_steps,
+            "caution": self.caution,
+            "parameters": sum(p.numel() for p in self.network.parameters()),
+            "licence": "MIT",
+        }
 
     def patches(self, images: Tensor) -> Tensor:
         """Patches (N * P, 3, S, S) spread over images (N, 3, H, W), at most 64 an image."""
@@ -147,6 +114,80 @@ class ToolchainAgent:
         return restore_batch(self, self.toolbox, images, max_steps=self.max_steps, keep_frames=keep_frames)
 
 
+class ToolchainAgent(RestorationAgent):
+    """Looks at an image and picks the next tool by the highest Q value, or stops.
+
+    Attributes:
+        views: 1, or 8 to judge each patch turned and mirrored in all ways: steadier, for 8 times the agent's cost,
+            which is small beside a tool's.
+    """
+
+    def __init__(
+        self,
+        network: ToolchainNetwork,
+        toolbox: Toolbox,
+        max_steps: int = 3,
+        card: Mapping[str, Any] | None = None,
+    ) -> None:
+        if network.tools != len(toolbox):
+            expected = f"of an agent for the {len(toolbox)} tools of {toolbox.name}"
+            raise InvalidArgument("weights", expected, f"one for {network.tools} tools")
+        super().__init__(network, toolbox, max_steps, card)
+        self.views = int(self.card.get("views", 1))
+        self._state: State = network.initial_state(0)
+
+    def reset(self, count: int) -> None:
+        """Forget what was seen: ``count`` new images come."""
+        self._state = self.network.initial_state(0)
+
+    def facts(self) -> dict[str, Any]:
+        """What the card must say for the agent to be built again."""
+        return {**super().facts(), "views": self.views}
+
+    @torch.no_grad()
+    def act(self, observation: Mapping[str, Tensor]) -> Tensor:
+        """The action with the highest Q value for each image, int64 (N,)."""
+        last = observation["last_action"]
+        patches = self._turned(self.patches(observation["image"]))
+        per_image = len(patches) // len(last)
+        if len(self._state[0]) != len(patches):
+            self._state = self.network.initial_state(len(patches))
+        q, self._state = self.network(patches, last.repeat_interleave(per_image), self._state)
+        self.q_values = q.view(len(last), per_image, -1).mean(1)
+        return self._choice(self.q_values)
+
+    def _choice(self, q: Tensor) -> Tensor:
+        """The action for Q values (..., actions): the best, or stop if no tool promises enough."""
+        best = q[..., :-1].max(-1)
+        return torch.where(best.values > q[..., -1] + self.caution, best.indices, q.shape[-1] - 1)
+
+    @torch.no_grad()
+    def decide(self, image: Tensor) -> tuple[tuple[int, ...], Tensor]:
+        """As `RestorationAgent.decide`: all patches take the action with the highest mean Q value."""
+        device = next(self.network.parameters()).device
+        patches = self.patches(image[None]).to(device).float() / 255.0
+        episodes = Episodes(self.toolbox, max_steps=self.max_steps)
+        episodes.begin(patches)
+        state, actions, values = self.network.initial_state(len(patches) * self.views), [], []
+        while not bool(episodes.done.all()):
+            seen = episodes.observation()
+            last = seen["last_action"].repeat_interleave(self.views)
+            q, state = self.network(self._turned(seen["image"]), last, state)
+            values.append(q.mean(0))
+            actions.append(int(self._choice(values[-1])))
+            episodes.step(torch.full_like(seen["last_action"], actions[-1]))
+        return tuple(actions), torch.stack(values)
+
+    def _turned(self, patches: Tensor) -> Tensor:
+        """Each patch (P, 3, S, S) in all its views (P * views, 3, S, S)."""
+        if self.views == 1:
+            return patches
+        turned = [patches, patches.transpose(-1, -2)]
+        turned += [view.flip(-1) for view in turned]
+        turned += [view.flip(-2) for view in turned]
+        return torch.stack(turned, 1).flatten(0, 1)
+
+
 def _spread(side: int, size: int, most: int) -> list[int]:
     """Starts of at most ``most`` patches along a side, at multiples of 8 (the JPEG grid), even in space."""
     steps = (side - size) // 8
@@ -167,7 +208,7 @@ def load_agent(
     precision: str = "float32",
     backend: str = "torch",
     toolbox: Toolbox | None = None,
-) -> ToolchainAgent:
+) -> RestorationAgent:
     """A trained agent with its toolbox.
 
     Args:
@@ -190,24 +231,16 @@ def load_agent(
     tensors, card = read_weights(path)
     if "max_steps" not in card:
         raise InvalidArgument("weights", "those of an agent", f"the card of {card.get('name', path)}")
-    network = build_network(card.get("network", "published"), card["tools"], card["patch_size"])
-    network.load_state_dict(tensors)
     tools = toolbox or load_toolbox(card["toolbox"], device=where, precision=precision, backend=backend)
+    kind = card.get("network", "published")
+    if kind in _BUILDERS:
+        found: RestorationAgent = find_target(_BUILDERS[kind])(tensors, tools, card, where)
+        return found
+    network = build_network(kind, card["tools"], card["patch_size"])
+    network.load_state_dict(tensors)
     return ToolchainAgent(network.to(where).requires_grad_(False), tools, card["max_steps"], card)
 
 
-def save_agent(path: str | Path, agent: ToolchainAgent, card: Mapping[str, Any]) -> None:
+def save_agent(path: str | Path, agent: RestorationAgent, card: Mapping[str, Any]) -> None:
     """Write an agent's weights and card; ``card`` says what trained it and how well it does."""
-    facts = {
-        "toolbox": agent.toolbox.name,
-        "tools": agent.network.tools,
-        "tool_names": list(agent.toolbox.names),
-        "network": agent.network.kind,
-        "patch_size": agent.network.patch_size,
-        "max_steps": agent.max_steps,
-        "caution": agent.caution,
-        "views": agent.views,
-        "parameters": sum(p.numel() for p in agent.network.parameters()),
-        "licence": "MIT",
-    }
-    save_weights(path, agent.network.state_dict(), {**facts, **card})
+    save_weights(path, agent.network.state_dict(), {**agent.facts(), **card})

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from restoration_env.agents.agent import ToolchainAgent
+from restoration_env.agents.agent import RestorationAgent
 from restoration_env.agents.photo import Restoration, restore
 from restoration_env.distortions import distort, recipe
 from restoration_env.errors import InvalidArgument
@@ -72,7 +72,7 @@ class Scene:
         }
 
 
-def play(agent: ToolchainAgent, severity: str = "moderate", seed: int = 0) -> list[Scene]:
+def play(agent: RestorationAgent, severity: str = "moderate", seed: int = 0) -> list[Scene]:
     """Damage and restore the demonstration's photographs.
 
     Args:
@@ -86,10 +86,11 @@ def play(agent: ToolchainAgent, severity: str = "moderate", seed: int = 0) -> li
     if seed < 0:
         raise InvalidArgument("seed", "0 or more", seed)
     keys = torch.from_numpy(draw_keys(np.random.default_rng(seed), len(_SCENES)))
-    strengths = recipe(severity).draw(uniform(keys, 4, stream=2))
+    how, drawn = recipe(severity), uniform(keys, 4, stream=2)
+    strengths = how.draw(drawn)
     clean = torch.stack([_scene(*scene) for scene in _SCENES])
     noise = normal(keys, tuple(clean.shape[1:]), stream=3)
-    damaged = distort(clean.float() / 255.0, *strengths, noise=noise)
+    damaged = distort(clean.float() / 255.0, *strengths, noise=noise, lost=how.lost(drawn))
     scenes = []
     for i, (name, _, _) in enumerate(_SCENES):
         result = restore(_pixels((damaged[i] * 255.0).round().to(torch.uint8)), agent)

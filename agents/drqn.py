@@ -26,7 +26,7 @@ from restoration_env.agents.policies import roll_out
 from restoration_env.agents.replay import EpisodeBatch, EpisodeReplay
 from restoration_env.distortions import recipe
 from restoration_env.episodes import Episodes
-from restoration_env.errors import check_at_least
+from restoration_env.errors import InvalidArgument, check_at_least
 from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.toolbox import Toolbox
@@ -188,6 +188,9 @@ class _Run:
         self.learner = ToolchainNetwork(len(toolbox)).to(self.device)
         if config.start:
             known = load_agent(config.start, toolbox=toolbox).network
+            if known.kind != self.learner.kind:
+                got = "a lookahead agent" if known.kind == "critic" else f"one with the network {known.kind!r}"
+                raise InvalidArgument("start", f"an agent with the network {self.learner.kind!r}", got)
             self.learner.load_state_dict(known.state_dict())
             self.learner.scale_values(1.0 / config.reward_unit)
         self.target = ToolchainNetwork(len(toolbox)).to(self.device).requires_grad_(False)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from restoration_env.agents.agent import ToolchainAgent
+from restoration_env.agents.agent import RestorationAgent
 from restoration_env.agents.chains import Report
 from restoration_env.agents.demo import Scene
 from restoration_env.agents.photo import restore
@@ -241,7 +241,7 @@ def _number(value: float) -> float | None:
 
 
 def restored_scenes(
-    agent: ToolchainAgent,
+    agent: RestorationAgent,
     pool: ImagePool,
     severity: str = "moderate",
     count: int = 4,

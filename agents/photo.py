@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from restoration_env.agents.agent import ToolchainAgent, load_agent
+from restoration_env.agents.agent import RestorationAgent, load_agent
 from restoration_env.errors import InvalidArgument
 from restoration_env.photos import Photo, check_suffix, read_photo, write_photo
 from restoration_env.tiling import Progress, apply_tools
@@ -39,7 +39,7 @@ class Restoration:
 
 def restore(
     photo: str | os.PathLike[str] | np.ndarray,
-    agent: str | os.PathLike[str] | ToolchainAgent = "toolchain",
+    agent: str | os.PathLike[str] | RestorationAgent = "toolchain",
     *,
     device: str = "cpu",
     precision: str = "float32",
@@ -73,7 +73,7 @@ def restore(
 def restore_file(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    agent: str | os.PathLike[str] | ToolchainAgent = "toolchain",
+    agent: str | os.PathLike[str] | RestorationAgent = "toolchain",
     *,
     device: str = "cpu",
     precision: str = "float32",
@@ -134,20 +134,20 @@ def check_size(photo: Photo, argument: str) -> Photo:
 
 
 def find_agent(
-    agent: str | os.PathLike[str] | ToolchainAgent, device: str, precision: str, backend: str = "torch"
-) -> ToolchainAgent:
+    agent: str | os.PathLike[str] | RestorationAgent, device: str, precision: str, backend: str = "torch"
+) -> RestorationAgent:
     """An agent by name or path, loaded once and kept; a loaded one is returned as it is."""
-    if isinstance(agent, ToolchainAgent):
+    if isinstance(agent, RestorationAgent):
         return agent
     if not isinstance(agent, str | os.PathLike):
-        raise InvalidArgument("agent", "a name, a path or a ToolchainAgent", type(agent).__name__)
+        raise InvalidArgument("agent", "a name, a path or a RestorationAgent", type(agent).__name__)
     path = Path(agent)
     return _loaded(str(agent), device, precision, backend, path.stat().st_mtime_ns if path.is_file() else 0)
 
 
 # The time of change is part of what is asked for, so a changed file is read again.
 @lru_cache(maxsize=4)
-def _loaded(agent: str, device: str, precision: str, backend: str, changed: int) -> ToolchainAgent:
+def _loaded(agent: str, device: str, precision: str, backend: str, changed: int) -> RestorationAgent:
     return load_agent(agent, device=device, precision=precision, backend=backend)
 
 
@@ -163,7 +163,7 @@ def _photo(photo: str | os.PathLike[str] | np.ndarray) -> Photo:
     return Photo(np.repeat(photo[..., None], 3, 2) if grey else photo, grey=grey)
 
 
-def _restore(photo: Photo, agent: ToolchainAgent, keep_frames: bool, progress: Progress | None) -> Restoration:
+def _restore(photo: Photo, agent: RestorationAgent, keep_frames: bool, progress: Progress | None) -> Restoration:
     image = np.array(photo.rgb)  # the caller's array may change, or be read-only
     actions, q_values = agent.decide(torch.from_numpy(image).permute(2, 0, 1))
     tools = [agent.toolbox.tools[action] for action in actions if action != agent.toolbox.stop]

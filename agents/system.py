@@ -1,6 +1,6 @@
-"""The whole recipe in one command: tools, then an agent for them, then both together, then the agent once more.
+"""The whole recipe in one command: tools, alone and in chains, an agent for them, both together, the agent once more.
 
-``restoration-env train system`` runs the four stages one after the other. Each stage stops and resumes by itself,
+``restoration-env train system`` runs the five stages one after the other. Each stage stops and resumes by itself,
 and a finished one is not run again, so the command is repeated until it ends.
 """
 
@@ -25,6 +25,7 @@ from restoration_env.files import read_weights
 from restoration_env.images import ImagePool, load_images
 from restoration_env.provenance import provenance
 from restoration_env.tools.catalogue import NAMES, TOOLBOXES, cnn_toolbox
+from restoration_env.tools.chain_training import ChainConfig, train_in_chains
 from restoration_env.tools.lessons import RECIPES, lessons, lessons_done
 from restoration_env.tools.training import Progress, train_tool
 
@@ -38,6 +39,8 @@ class Budget:
     Attributes:
         tools: times the iterations of the recipe.
         tool_batch: patches a step.
+        chains: iterations of training in chains.
+        chain_batch: images in each.
         episodes: images for the agent, before joint training and after it.
         agent_batch: of them side by side.
         joint: iterations of joint training.
@@ -47,6 +50,8 @@ class Budget:
 
     tools: float
     tool_batch: int
+    chains: int
+    chain_batch: int
     episodes: int
     agent_batch: int
     joint: int
@@ -55,9 +60,9 @@ class Budget:
 
 
 BUDGETS = {
-    "trial": Budget(0.002, 4, 32, 4, 4, 4, 1),
-    "cpu": Budget(1.0, 16, 5_000, 8, 3_000, 16, 1),
-    "gpu": Budget(4.0, 64, 100_000, 256, 30_000, 64, 8),
+    "trial": Budget(0.002, 4, 4, 4, 32, 4, 4, 4, 1),
+    "cpu": Budget(1.0, 16, 3_000, 32, 5_000, 8, 3_000, 16, 1),
+    "gpu": Budget(4.0, 64, 30_000, 128, 100_000, 256, 30_000, 64, 8),
 }
 
 
@@ -80,7 +85,7 @@ def train_system(
         toolbox: "cnn12-joint" or "cnn12-modern".
         train: clean images to learn from.
         validation: other clean images, to choose weights by.
-        folder: receives ``tools/``, ``agent.safetensors``, ``joint/`` and ``toolchain.safetensors``.
+        folder: receives ``tools/``, ``chains/``, ``agent.safetensors``, ``joint/`` and ``toolchain.safetensors``.
         seed: of everything random.
         device: where everything runs.
         tell: called on the way.
@@ -95,10 +100,21 @@ def train_system(
     for number, config in enumerate(stages[lessons_done(stages, folder / "tools") :], 1):
         title = f"tool {config.tool} (lesson {number} of those left)"
         train_tool(config, train, validation, folder / "tools", report=partial(_tell_tool, tell, title), **more)
+    if not (folder / "chains" / f"{NAMES[-1]}.safetensors").exists():
+        train_in_chains(
+            ChainConfig(iterations=budget.chains, batch=budget.chain_batch, seed=seed),
+            cnn_toolbox(toolbox, folder / "tools", device=device),
+            train,
+            validation,
+            folder / "chains",
+            report=lambda p: tell("chains", p.iteration, p.iterations, _gains(p.validation)),
+            cards=_cards(folder / "tools"),
+            **more,
+        )
     first, last = folder / "agent.safetensors", folder / "toolchain.safetensors"
     agent = ExactConfig(episodes=budget.episodes, batch=budget.agent_batch, seed=seed)
     if not first.exists():
-        tools = cnn_toolbox(alone, folder / "tools", device=device)
+        tools = cnn_toolbox(toolbox, folder / "chains", device=device)
         train_exact(
             agent,
             tools,
@@ -110,7 +126,7 @@ def train_system(
         )
     joint = folder / "joint"
     if not (joint / "agent.safetensors").exists():
-        tools = cnn_toolbox(toolbox, folder / "tools", device=device)
+        tools = cnn_toolbox(toolbox, folder / "chains", device=device)
         network = load_agent(first, toolbox=tools, device=str(device)).network
         network.scale_values(1.0 / UNIT)
         train_joint(
@@ -121,7 +137,7 @@ def train_system(
             validation,
             joint,
             report=lambda p: tell("joint", p.iteration, p.iterations, _gains(p.validation)),
-            cards={name: read_weights(folder / "tools" / f"{name}.safetensors")[1] for name in NAMES},
+            cards=_cards(folder / "chains"),
             **more,
         )
     if not last.exists():
@@ -144,6 +160,10 @@ def train_system(
             **more,
         )
     return read_weights(last)[1]
+
+
+def _cards(folder: Path) -> dict[str, dict[str, Any]]:
+    return {name: read_weights(folder / f"{name}.safetensors")[1] for name in NAMES}
 
 
 def _tell_tool(tell: Tell, title: str, progress: Progress) -> None:

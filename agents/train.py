@@ -14,6 +14,7 @@ from restoration_env.agents.agent import load_agent
 from restoration_env.agents.drqn import DRQNConfig, DRQNProgress, train_drqn
 from restoration_env.agents.exact import ExactConfig, ExactProgress, train_exact
 from restoration_env.agents.joint import JointConfig, JointProgress, train_joint
+from restoration_env.agents.lookahead_training import LookaheadConfig, LookaheadProgress, train_lookahead
 from restoration_env.agents.network import UNIT, build_network
 from restoration_env.agents.objectives import OBJECTIVES
 from restoration_env.cli import progress_bar
@@ -26,7 +27,7 @@ from restoration_env.registry import load_toolbox
 from restoration_env.tools.catalogue import NAMES, TOOLBOXES, cnn_toolbox, toolbox_specification
 
 _Command = Callable[..., None]
-_CONFIGS: dict[str, type] = {"drqn": DRQNConfig, "exact": ExactConfig}
+_CONFIGS: dict[str, type] = {"drqn": DRQNConfig, "exact": ExactConfig, "lookahead": LookaheadConfig}
 
 
 def _shared(command: _Command) -> _Command:
@@ -65,14 +66,15 @@ def _shown(gains: Mapping[str, float]) -> str:
 @click.option("--algo", type=click.Choice(sorted(_CONFIGS)), default="exact", show_default=True, help="How to learn.")
 @click.option("--out", default="runs/toolchain.safetensors", show_default=True, help="The weights to write.")
 @click.option("--toolbox", default="cnn12", show_default=True)
-@click.option("--episodes", type=int, help="Images to restore in training.  [default: 60000 drqn, 8000 exact]")
-@click.option("--severity", help="The damage to train on.  [default: mixed drqn, every exact]")
+@click.option("--episodes", type=int, help="Images to see.  [default: 60000 drqn, 8000 exact, 6000 lookahead]")
+@click.option("--severity", help="The damage to train on.  [default: mixed drqn, else every]")
 @click.option("--max-steps", type=int, help="Actions of an episode.  [default: 3]")
-@click.option("--learning-rate", type=float, help="At the start.  [default: 0.0005 drqn, 0.001 exact]")
-@click.option("--updates", type=int, help="Updates a batch.  [default: 3 drqn, 6 exact]")
+@click.option("--learning-rate", type=float, help="At the start.  [default: 0.0005 drqn, 0.001 exact, 0.002 lookahead]")
+@click.option("--updates", type=int, help="Updates a batch.  [default: 3 drqn, 6 exact, 24 lookahead]")
 @click.option("--network", help="statistics, or published for the paper's (exact).  [default: statistics]")
 @click.option("--pretraining", type=int, help="Iterations of telling damage apart first (exact).  [default: 1500]")
 @click.option("--start", help="An agent, by name or path, whose weights to start from.")
+@click.option("--width", type=int, help="Chains of the finished agent's beam (lookahead).  [default: 2]")
 @click.option("--epsilon-start", type=float, help="Share of random actions at the start (drqn).  [default: 1]")
 @click.option("--precision", default="float32", show_default=True, help="Of the tools: float32 or bfloat16.")
 def train(
@@ -85,7 +87,7 @@ def train(
     threads: int,
     **settings: Any,
 ) -> None:
-    """Train the toolchain agent, by deep recurrent Q-learning as published or on exact values.
+    """Train an agent: by deep recurrent Q-learning as published, on exact values, or a critic to look ahead with.
 
     A killed run goes on where it stopped.
     """
@@ -93,7 +95,7 @@ def train(
     known = {field.name for field in fields(_CONFIGS[algo])}
     for name in given:
         if name not in known:
-            raise InvalidArgument(f"--{name.replace('_', '-')}", "an option of the other algorithm", f"--algo {algo}")
+            raise InvalidArgument(f"--{name.replace('_', '-')}", "an option of another algorithm", f"--algo {algo}")
     config = _CONFIGS[algo](**given)
     words = {"algo": algo, "toolbox": toolbox, **{n: v for n, v in settings.items() if v is not None}}
     where, pool, validation, card = _prepare("restoration-env train agent", images, device, threads, words)
@@ -107,13 +109,15 @@ def train(
                 note = f"epsilon {progress.epsilon:.2f}, validation {progress.validation_gain:+.2f} dB"
                 bar.update(task, note=note)
 
-        def report_exact(progress: ExactProgress) -> None:
+        def report_exact(progress: ExactProgress | LookaheadProgress) -> None:
             bar.update(task, completed=progress.images)
             if progress.validation is not None:
                 bar.update(task, note=_shown(progress.validation))
 
         if isinstance(config, ExactConfig):
             train_exact(config, tools, pool, validation, out, device=where, report=report_exact, card=card)
+        elif isinstance(config, LookaheadConfig):
+            train_lookahead(config, tools, pool, validation, out, device=where, report=report_exact, card=card)
         else:
             train_drqn(config, tools, pool, validation, out, device=where, report=report_drqn, card=card)
 

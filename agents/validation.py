@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from restoration_env.agents.agent import ToolchainAgent
+from restoration_env.agents.agent import RestorationAgent
 from restoration_env.agents.policies import roll_out
 from restoration_env.distortions import SEVERITY_RANGES, recipe
 from restoration_env.episodes import Episodes
@@ -23,7 +23,7 @@ def validation_batches(
 
 
 @torch.no_grad()
-def mean_gains(agent: ToolchainAgent, held_out: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
+def mean_gains(agent: RestorationAgent, held_out: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
     """The greedy agent's mean gain in dB on each severity."""
     gains = {}
     for name, (clean, damaged) in held_out.items():

@@ -66,12 +66,67 @@ def tools_table(result: dict[str, Any]) -> str:
     return "\n".join((*lines, f"| **mean** | | {means} |"))
 
 
+def segmenter_table(result: dict[str, Any]) -> str:
+    """Intersection over union of each category, as Markdown."""
+    iou = result["iou"]
+    names = list(next(iter(iou.values())))
+    lines = ["| intersection over union | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    return "\n".join(
+        [*lines, *(f"| {name} | {' | '.join(f'{v:.2f}' for v in row.values())} |" for name, row in iou.items())]
+    )
+
+
+def super_resolution_table(result: dict[str, Any]) -> str:
+    """PSNR and LPIPS of each super-resolver, a column for each category, as Markdown."""
+    rows = result["rows"]
+    groups = [group for group in rows[0] if group != "method"]
+    heads = " | ".join(f"{group} ({rows[0][group]['scenes']})" for group in groups)
+    lines = [f"| PSNR in dB, LPIPS | {heads} |", "|---|" + "---|" * len(groups)]
+    for row in rows:
+        cells = (f"{row[group]['psnr']:.2f}, {row[group]['lpips']:.3f}" for group in groups)
+        lines.append(f"| {row['method']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def super_resolvers_table(result: dict[str, Any]) -> str:
+    """PSNR (RGB and luma), SSIM and LPIPS of each super-resolver on each set, with size and time, as Markdown."""
+    sets, titles = result["sets"], list(result["resolvers"])
+    heads = " | ".join(f"{name} ({entry['images']})" for name, entry in sets.items())
+    lines = [f"| PSNR RGB / luma, SSIM, LPIPS | {heads} | parameters | s per megapixel | patches seen |"]
+    lines.append("|---|" + "---|" * (len(sets) + 3))
+    for title in titles:
+        facts, cells, times = result["resolvers"][title], [], []
+        for entry in sets.values():
+            row = entry["rows"].get(title)
+            cells.append(
+                f"{row['psnr_rgb']:.2f} / {row['psnr_luma']:.2f}, {row['ssim']:.3f}, {row['lpips']:.3f}" if row else ""
+            )
+            times += [row["ms_per_megapixel"] / 1000] if row else []
+        size = f"{facts['parameters']:,}" if facts["parameters"] else ""
+        seen = f"{facts['patches_seen']:,}" if "patches_seen" in facts else ""
+        lines.append(f"| {title} | {' | '.join(cells)} | {size} | {min(times):.2f} | {seen} |")
+    return "\n".join(lines)
+
+
+def lost_resolution_table(result: dict[str, Any]) -> str:
+    """The gain with and without the super-resolver, and where it is used, as Markdown."""
+    lines = ["| policy | tools | gain, both | x4: gain, used on | mixed: gain, used on |", "|---|---|---|---|---|"]
+    for row in result["rows"]:
+        halves = (f"{row[half]['gain']:+.2f} dB, {row[half]['share']:.0%}" for half in ("x4", "mixed"))
+        lines.append(f"| {row['policy']} | {row['toolbox']} | {row['gain']:+.2f} dB | {' | '.join(halves)} |")
+    return "\n".join(lines)
+
+
 def with_tables(text: str) -> str:
     """A page with what stands between its ``<!-- name -->`` and ``<!-- end -->`` marks drawn anew."""
     for name, draw in (
         ("policies", policies_table),
         ("gain_matrix", tools_table),
         ("joint_first", before_and_after),
+        ("segmenter", segmenter_table),
+        ("sft_comparison", super_resolution_table),
+        ("lost_resolution", lost_resolution_table),
+        ("super_resolution", super_resolvers_table),
     ):
         if f"<!-- {name} -->" in text:
             table = draw(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")))
@@ -82,7 +137,7 @@ def with_tables(text: str) -> str:
 
 def main() -> None:
     """Draw the tables of every page that has marks for them."""
-    for page in (ROOT / "README.md", ROOT / "tools" / "README.md"):
+    for page in (ROOT / "README.md", ROOT / "tools" / "README.md", ROOT / "sft" / "README.md"):
         text = with_tables(page.read_text(encoding="utf-8"))
         with replacing(page) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -89,7 +89,7 @@ def _chart(
         for x, y in places:
             draw.ellipse((x - 4, y - 4, x + 4, y + 4), fill=colour)
         if name:
-            draw.text((right - 12, bottom - 22 - 20 * number), name, colour, font=_font(15), anchor="rs")
+            draw.text((left + 14, top + 26 + 20 * number), name, colour, font=_font(15), anchor="ls")
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
@@ -101,4 +101,4 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
 def _ticks(y_range: tuple[float, float]) -> list[float]:
     low, high = math.exp(y_range[0]), math.exp(y_range[1])
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [step * 10.0**decade for decade in decades for step in (1, 2, 5) if low <= step * 10.0**decade <= high]
+    return [step * 10.0**decade for decade in decades for step in (1, 2, 3, 5, 7) if low <= step * 10.0**decade <= high]

@@ -28,6 +28,14 @@ if "Restore-v0" not in _gymnasium.registry:
         vector_entry_point="restoration_env.vector_env:RestoreVectorEnv",
     )
 
+if "RestoreSR-v0" not in _gymnasium.registry:
+    _gymnasium.register(
+        "RestoreSR-v0",
+        entry_point="restoration_env.env:RestoreEnv",
+        vector_entry_point="restoration_env.vector_env:RestoreVectorEnv",
+        kwargs={"extra_tools": ["sft-x4"], "severity": "with-x4"},
+    )
+
 __getattr__, _dir, _names = _lazy.attach(
     __name__,
     submodules=[

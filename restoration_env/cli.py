@@ -27,6 +27,7 @@ _COMMANDS = {
         "Draw what an agent does with which damage, and its toolchains.",
     ),
     "train tools": ("restoration_env.tools.commands:train", "Train one or all of the twelve tools."),
+    "train chains": ("restoration_env.tools.commands_chains:chains", "Train all tools in toolchains."),
     "train agent": (
         "restoration_env.agents.train:train",
         "Train the toolchain agent on exact values or by Q-learning.",
@@ -45,6 +46,15 @@ _COMMANDS = {
         "restoration_env.agents.commands_sb3:train",
         "Train a policy with an algorithm of Stable-Baselines3.",
     ),
+    "train sft": ("restoration_env.sft.commands:train", "Train the super-resolver, one stage of three."),
+    "train segmenter": (
+        "restoration_env.sft.commands_segmenter:train",
+        "Train a segmenter of scenes, the paper's categories or your own.",
+    ),
+    "train sr": (
+        "restoration_env.benchmarks.commands_super_resolution:train",
+        "Train a super-resolver of the leaderboard.",
+    ),
     "tools": ("restoration_env.tools.commands:table", "Show the table of tools, with what their cards say."),
     "gains": (
         "restoration_env.benchmarks.commands:gains",
@@ -55,12 +65,41 @@ _COMMANDS = {
         "restoration_env.benchmarks.commands_speed:speed",
         "Measure how fast the environments are on this machine.",
     ),
+    "upscale": ("restoration_env.sft.commands_upscale:upscale", "Enlarge a photograph four times."),
+    "sft-pictures": (
+        "restoration_env.sft.commands_upscale:pictures",
+        "Draw the figures of the super-resolver: priors, modulation, comparison.",
+    ),
+    "sft-compare": (
+        "restoration_env.sft.commands_comparison:measure",
+        "Compare super-resolvers on labelled scenes, by category.",
+    ),
+    "lost-resolution": (
+        "restoration_env.benchmarks.commands_lost_resolution:lost_resolution",
+        "Measure what the super-resolver adds to a toolbox.",
+    ),
+    "segments": (
+        "restoration_env.sft.commands_segmenter:measure",
+        "Measure a segmenter on labelled scenes.",
+    ),
+    "sr": (
+        "restoration_env.benchmarks.commands_super_resolution:sr",
+        "Measure super-resolvers by four: the leaderboard.",
+    ),
+    "study pictures": (
+        "restoration_env.benchmarks.commands_study:pictures",
+        "Enlarge labelled scenes by several super-resolvers, for a study.",
+    ),
+    "study make": ("restoration_env.benchmarks.commands_study:make", "Make a study's file out of pictures."),
+    "study serve": ("restoration_env.benchmarks.commands_study:serve", "Show a study's page to raters."),
+    "study export": ("restoration_env.benchmarks.commands_study:export", "Write a study's answers as CSV."),
+    "study analyse": ("restoration_env.benchmarks.commands_study:analyse", "Shares, ranks, strengths and a chart."),
     "perceptual-weights": (
         "restoration_env.perceptual_weights:perceptual_weights",
         "Make the weights of VGG16 for LPIPS and perceptual losses, once.",
     ),
 }
-_GROUPS = {"train": "Train tools and agents."}
+_GROUPS = {"train": "Train tools and agents.", "study": "Ask people which pictures look more natural."}
 
 
 class _Group(click.Group):

@@ -1,8 +1,9 @@
-"""Damage done to clean images: Gaussian blur, Gaussian noise and JPEG, in this order.
+"""Damage done to clean images: Gaussian blur, loss of resolution, Gaussian noise and JPEG, in this order.
 
 `distort` applies given strengths to a batch; a `Recipe` draws strengths. The severity recipes are those of
 RL-Restore (Yu et al., CVPR 2018, Section 4): ten levels of each distortion, a triple of levels per image,
-and the sum of the three levels decides whether the damage is mild, moderate or severe.
+and the sum of the three levels decides whether the damage is mild, moderate or severe. Resolution is lost by shrinking
+four times and enlarging again, both bicubic; it is no part of the published recipes.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from restoration_env import devices
 from restoration_env.devices import constant
 from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.jpeg import jpeg
+from restoration_env.resizing import enlarged_again
 
 KERNEL_RADIUS = 10  # the published 21x21 kernel
 _DENSE_SIDE = 192  # up to this side a matrix product beats a convolution
@@ -95,6 +98,13 @@ def _band_entries(side: int, device: torch.device) -> Tensor:
     return (entries.flatten() if side > 1 else torch.tensor([2 * taps - 1])).to(device)
 
 
+def lose_resolution(images: Tensor, lost: Tensor) -> Tensor:
+    """Shrink by four and enlarge again the images of which ``lost``, bool (N,), is true."""
+    if not devices.must_not_wait(images.device) and not bool(lost.any()):
+        return images
+    return torch.where(lost.view(-1, 1, 1, 1), enlarged_again(images), images)
+
+
 def gaussian_noise(images: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
     """Add ``noise`` (standard normal, the images' shape) times sigma (0-255 scale) and clip to [0, 1]."""
     scale = (sigma.to(images.dtype) / 255.0).view(-1, 1, 1, 1)
@@ -117,8 +127,9 @@ def distort(
     generator: torch.Generator | None = None,
     *,
     noise: Tensor | None = None,
+    lost: Tensor | None = None,
 ) -> Tensor:
-    """Blur, then add noise, then compress, each image with its own strengths (RL-Restore, Section 4).
+    """Blur, lose resolution, add noise, then compress, each image with its own strengths (RL-Restore, Section 4).
 
     Args:
         images: float (N, 3, H, W) in [0, 1], RGB.
@@ -127,6 +138,7 @@ def distort(
         jpeg_quality: (N,) 1..100, rounded to an integer; ``LOSSLESS`` (infinity) changes nothing.
         generator: draws the noise; torch's default generator if None.
         noise: standard normal (N, 3, H, W) to use instead of drawing.
+        lost: bool (N,), which images lose their resolution; None for none.
 
     Returns:
         float (N, 3, H, W) in [0, 1].
@@ -152,6 +164,10 @@ def distort(
     if noise is None:
         noise = torch.randn(images.shape, generator=generator, dtype=images.dtype, device=images.device)
     blurred = gaussian_blur(images, blur_sigma.to(images.device))
+    if lost is not None:
+        if lost.shape != (n,) or lost.dtype != torch.bool:
+            raise InvalidArgument("lost", f"a bool tensor of shape ({n},)", f"{lost.dtype} {tuple(lost.shape)}")
+        blurred = lose_resolution(blurred, lost.to(images.device))
     noisy = gaussian_noise(blurred, noise_sigma.to(images.device), noise)
     return jpeg_compression(noisy, jpeg_quality.to(images.device))
 
@@ -163,10 +179,16 @@ class Recipe:
     Attributes:
         name: what users call it.
         draw: maps uniforms (N, 4) in [0, 1) to (blur_sigma, noise_sigma, jpeg_quality), each (N,).
+        loses: share of the images that lose their resolution, those whose first uniform is below it.
     """
 
     name: str
     draw: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+    loses: float = 0.0
+
+    def lost(self, u: Tensor) -> Tensor:
+        """Which images lose their resolution, bool (N,), of the uniforms that `draw` maps to strengths."""
+        return u[:, 0] < self.loses
 
 
 @lru_cache
@@ -228,13 +250,26 @@ def _mixture(name: str, parts: tuple[Recipe, ...]) -> Recipe:
     return Recipe(name, draw)
 
 
+def _x4() -> Recipe:
+    """Lost resolution; then, in half of the images, slight noise and slight JPEG."""
+
+    def draw(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        slight = u[:, 1] < 0.5
+        noise = torch.where(slight, u[:, 2] * 15.0, 0.0)
+        quality = torch.where(slight, (60.0 + u[:, 3] * 40.0).round(), LOSSLESS)
+        return torch.zeros_like(noise), noise, quality
+
+    return Recipe("x4", draw, loses=1.0)
+
+
 @lru_cache
 def recipe(name: str) -> Recipe:
     """A recipe by name.
 
     Names: mild, moderate, severe (as published); blur, noise, jpeg (one distortion of any strength); single
     (one of the three); mixed (half moderate, half single, as the authors advise for training agents); any
-    (mild, moderate or severe); every (mild, moderate, severe or single, for joint training).
+    (mild, moderate or severe); every (mild, moderate, severe or single, for joint training); x4 (resolution lost by
+    four, in half of the images slight noise and JPEG); with-x4 (half x4, half mixed, for RestoreSR).
 
     Raises:
         UnknownName: for any other name.
@@ -247,11 +282,15 @@ def recipe(name: str) -> Recipe:
     ranges = {"blur": (0.0, 5.0), "noise": (0.0, 50.0), "jpeg": (100.0, 10.0)}
     if name in ranges:
         return Recipe(name, band(name, *ranges[name]).draw)
+    if name == "x4":
+        return _x4()
     parts = {"single": tuple(ranges), "mixed": ("moderate", "single"), "any": tuple(SEVERITY_RANGES)}
     parts["every"] = (*SEVERITY_RANGES, "single")
-    return _mixture(name, tuple(recipe(part) for part in parts[name]))
+    parts["with-x4"] = ("x4", "mixed")
+    loses = 0.5 if name == "with-x4" else 0.0  # the first half of the first uniform, as `_mixture` shares it out
+    return Recipe(name, _mixture(name, tuple(recipe(part) for part in parts[name])).draw, loses)
 
 
 def recipe_names() -> tuple[str, ...]:
     """The names that `recipe` knows."""
-    return (*SEVERITY_RANGES, "blur", "noise", "jpeg", "single", "mixed", "any", "every")
+    return (*SEVERITY_RANGES, "blur", "noise", "jpeg", "single", "mixed", "any", "every", "x4", "with-x4")

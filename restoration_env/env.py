@@ -65,7 +65,8 @@ class RestoreEnv(gymnasium.Env):
     All are JSON-serialisable.
 
     - `images`: "bundled", "div2k" or a folder; `split`: "train", "validation", "test" or "all".
-    - `severity`: "mild", "moderate" or "severe" (as published), "blur", "noise", "jpeg", "single", "mixed", "any".
+    - `severity`: "mild", "moderate" or "severe" (as published), "blur", "noise", "jpeg", "single", "mixed", "any",
+      "every", "x4" (resolution lost by four) or "with-x4" (half of that, half "mixed").
     - `toolbox`: "cnn12" or any registered name; `extra_tools`: names of further tools.
     - `max_steps`: actions of an episode, 3 as published.
     - `patch_size`: side in pixels, 63 as published; `grid`: "aligned" (patches start at multiples of 8) or "random".
@@ -78,6 +79,9 @@ class RestoreEnv(gymnasium.Env):
 
     `reset` takes `options={"severity": name}` for one episode, `{"image": clean}` for a clean uint8 patch
     (H, W, 3) of your own, and `{"image": clean, "damaged": damaged}` for a pair.
+
+    `RestoreSR-v0` is the same with fourteen actions, action 12 the super-resolver "sft-x4" and 13 stop, on damage of
+    which half lost its resolution (`extra_tools=["sft-x4"]`, `severity="with-x4"`).
 
     ## Version History
     - v0: initial version.

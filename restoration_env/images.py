@@ -16,7 +16,14 @@ from torch import Tensor
 
 from restoration_env import devices
 from restoration_env.devices import constant
-from restoration_env.distortions import KERNEL_RADIUS, Recipe, gaussian_blur, gaussian_noise, jpeg_compression
+from restoration_env.distortions import (
+    KERNEL_RADIUS,
+    Recipe,
+    gaussian_blur,
+    gaussian_noise,
+    jpeg_compression,
+    lose_resolution,
+)
 from restoration_env.errors import InvalidArgument, UnknownName, UnreadableImage
 from restoration_env.photos import SUFFIXES, read_photo
 from restoration_env.randomness import normal, uniform
@@ -32,6 +39,7 @@ _BUNDLED = {
     "test": ("chelsea.png", "coffee.png"),
 }
 _MCU = 16  # side of a 4:2:0 JPEG block
+_REACH = 20  # a multiple of 4: pixels that shrinking by four and enlarging again look at, rounded up
 _File = tuple[Path, int, int]  # a file as it was when listed: its path, size and time of change
 
 
@@ -150,7 +158,8 @@ def damaged_patches(
 
     The damage is that of the whole image: blur sees the true surroundings, and the JPEG grid starts at the
     image's corner, as when the published data was cut from damaged images. Only where the image's right or
-    bottom edge cuts a JPEG block in two may that block differ, because its padding does.
+    bottom edge cuts a JPEG block in two may that block differ, because its padding does. Shrinking and enlarging see
+    the image's last pixels repeated beyond its border, not mirrored.
 
     Args:
         pool: images at least ``size`` pixels on each side.
@@ -167,13 +176,22 @@ def damaged_patches(
     which, corners = pool.places(uniform(keys, 3, stream=0), size, grid)
     # The JPEG blocks that decide a patch: those it lies in and, as chroma is interpolated, one pixel around.
     side = -(-(size + _MCU + 1 - size % 2) // _MCU) * _MCU
+    reach = _REACH if recipe.loses else 0
+    radius = KERNEL_RADIUS + reach
     lead = corners - ((corners - 1) // _MCU * _MCU).clamp_min(0)
-    blocks = pool.windows(which, corners - lead - KERNEL_RADIUS, side + 2 * KERNEL_RADIUS).float() / 255.0
-    blur, noise, quality = recipe.draw(uniform(keys, 4, stream=2))
+    blocks = pool.windows(which, corners - lead - radius, side + 2 * radius).float() / 255.0
+    drawn = uniform(keys, 4, stream=2)
+    blur, noise, quality = recipe.draw(drawn)
     worse = gaussian_blur(blocks, blur, crop=KERNEL_RADIUS)
+    if reach:  # the blocks begin at multiples of 16 of the image, so the small pixels are those of the whole image
+        worse = _inside(lose_resolution(worse, recipe.lost(drawn)), reach)
     worse = gaussian_noise(worse, noise, normal(keys, tuple(worse.shape[1:]), stream=3))
     worse = jpeg_compression(worse, quality)
-    return _cut(blocks, lead + KERNEL_RADIUS, size), _cut(worse, lead, size)
+    return _cut(blocks, lead + radius, size), _cut(worse, lead, size)
+
+
+def _inside(batch: Tensor, margin: int) -> Tensor:
+    return batch[..., margin : batch.shape[-2] - margin, margin : batch.shape[-1] - margin]
 
 
 def _cut(batch: Tensor, corners: Tensor, size: int) -> Tensor:

@@ -51,3 +51,14 @@ def normal(keys: Tensor, shape: tuple[int, ...], stream: int = 1) -> Tensor:
 def draw_keys(generator: np.random.Generator, count: int) -> np.ndarray:
     """Fresh keys, int64 (count,), from a NumPy generator."""
     return generator.integers(0, 2**63 - 1, size=count, dtype=np.int64)
+
+
+def generator(*numbers: int) -> torch.Generator:
+    """A CPU generator for these numbers (a seed, an iteration, ...), each of which matters.
+
+    torch's own seeds only count to 2**32: of a seed shifted beyond that, nothing is left.
+    """
+    key = torch.zeros(1, dtype=torch.int64)
+    for number in numbers:
+        key = hashed(key ^ number, 1, stream=5)[0]
+    return torch.Generator().manual_seed(int(key) & 0xFFFFFFFF)

@@ -90,7 +90,8 @@ def load_toolbox(
     """A toolbox by name, with further tools after its own.
 
     Args:
-        name: "cnn12" (the twelve CNNs), "classical" (scikit-image), or any registered name.
+        name: "cnn12" (the twelve CNNs), "classical" (scikit-image), or any registered name; "cnn12+sft-x4" adds a tool,
+            as the name of a toolbox with further tools says.
         extra_tools: names as `load_tool` takes them.
         device: where the tools compute.
         precision: "float32", or "bfloat16" where speed counts more than the last hundredth of a dB; with OpenVINO
@@ -105,11 +106,14 @@ def load_toolbox(
 
     check_backend(backend, precision, device)
     targets = _targets(_TOOLBOXES, "restoration_env.toolboxes")
-    if not isinstance(name, str) or name not in targets:
-        raise UnknownName("toolbox", name, targets)
     if isinstance(extra_tools, str):  # else each of its letters would be a tool
         raise InvalidArgument("extra_tools", "a sequence of names", repr(extra_tools))
     made = precision if backend == "torch" else "float32"
+    if isinstance(name, str) and name not in targets:
+        name, *added = name.split("+")
+        extra_tools = (*added, *extra_tools)
+    if not isinstance(name, str) or name not in targets:
+        raise UnknownName("toolbox", name, targets)
     toolbox: Toolbox = find_target(targets[name])(device=device, precision=made)
     if extra_tools:
         toolbox = toolbox.extended([load_tool(tool, device=device, precision=made) for tool in extra_tools])

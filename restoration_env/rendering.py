@@ -36,12 +36,14 @@ class Strip:
         captions: two lines of text for each frame.
         label: heading of the row; empty for none.
         reference: a last frame (usually the clean image) and its caption, drawn in a column of its own.
+        steps: whether each frame was made from the one before it, which a sign between them says.
     """
 
     frames: Frames
     captions: Captions
     label: str = ""
     reference: tuple[np.ndarray, tuple[str, str]] | None = None
+    steps: bool = True
 
 
 def describe_step(step: int, name: str, psnr: float, gain: float) -> str:
@@ -148,7 +150,7 @@ def _draw(
         cells += [(lefts[-1], *row.reference)] if row.reference else []
         for i, (x, frame, (name, value)) in enumerate(cells):
             page.paste(_fit(frame, width, height, scale), (x, top))
-            if 0 < i < len(row.frames):
+            if row.steps and 0 < i < len(row.frames):
                 middle = (x - gutter / 2, top + height / 2)
                 draw.text(middle, "\u203a", fill=MUTED, font=_font(round(1.7 * em)), anchor="mm")
             baseline = top + height + round(1.5 * em)

@@ -87,5 +87,6 @@ def _recipe(name: str) -> Recipe:
 
 
 def _damage(clean: Tensor, keys: Tensor, how: Recipe) -> Tensor:
-    strengths = how.draw(uniform(keys, 4, stream=2))
-    return distort(clean, *strengths, noise=normal(keys, tuple(clean.shape[1:]), stream=3))
+    drawn = uniform(keys, 4, stream=2)
+    noise = normal(keys, tuple(clean.shape[1:]), stream=3)
+    return distort(clean, *how.draw(drawn), noise=noise, lost=how.lost(drawn))

@@ -1,5 +1,5 @@
 """Floor 2: super-resolution guided by what is where in the image (SFT-GAN, Wang et al., CVPR 2018).
 
-So far: the modulation layer, the condition network and the generator. Segmentation, training and the tool that
-the agent can choose come next; see CHANGELOG.md.
+`segmenter` says what is where, `generator` enlarges by four with that knowledge, `super_resolver` is both as one
+function, `tool` the same for the agent to choose, `upscale` for photographs. README.md says how they are trained.
 """

@@ -1,25 +1,46 @@
-"""SFT-Net, the super-resolver by four (Wang, Yu, Dong and Loy, CVPR 2018, Section 3.3)."""
+"""SFT-Net, the super-resolver by four (Wang, Yu, Dong and Loy, CVPR 2018, Section 3.3), and its rivals.
+
+One generator, and one switch for how it is told what is where: the paper's spatial feature transform, the three other
+ways it compares with (Section 4.3), or not at all.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restoration_env.errors import InvalidArgument, UnknownName
-from restoration_env.sft.conditioning import ConditionNetwork, SFTLayer
+from restoration_env.resizing import SCALE, bicubic
+from restoration_env.sft.conditioning import CATEGORIES, ConditionNetwork, SFTLayer
 
 UPSAMPLING = ("nearest", "pixel-shuffle")
+CONDITIONING = {
+    "sft": "spatial feature transform: scales and shifts every feature at every position",
+    "film": "feature-wise linear modulation: the same for the whole image, from the mean conditions",
+    "concat": "the maps as further channels of the input",
+    "compositional": "a convolution for each category, mixed by the maps",
+    "none": "nothing is known about what is where",
+}
 
 
 class _ResidualBlock(nn.Module):
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, modulated: bool) -> None:
         super().__init__()
-        self.sft1, self.conv1 = SFTLayer(width), nn.Conv2d(width, width, 3, padding=1)
-        self.sft2, self.conv2 = SFTLayer(width), nn.Conv2d(width, width, 3, padding=1)
+        self.sft1 = SFTLayer(width) if modulated else None
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.sft2 = SFTLayer(width) if modulated else None
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
 
-    def forward(self, features: Tensor, conditions: Tensor) -> Tensor:
-        x = F.relu(self.conv1(self.sft1(features, conditions)))
-        return features + self.conv2(self.sft2(x, conditions))
+    def forward(self, features: Tensor, conditions: Tensor | None) -> Tensor:
+        x = F.relu(self.conv1(_modulated(self.sft1, features, conditions)))
+        return features + self.conv2(_modulated(self.sft2, x, conditions))
+
+
+def _modulated(layer: nn.Module | None, features: Tensor, conditions: Tensor | None) -> Tensor:
+    return features if layer is None else layer(features, conditions)
 
 
 class SFTNet(nn.Module):
@@ -32,17 +53,32 @@ class SFTNet(nn.Module):
         upsampling: "nearest" or "pixel-shuffle".
         width: channels.
         blocks: residual blocks.
+        conditioning: a name of `CONDITIONING`.
+        on_bicubic: add the output to the bicubic enlargement, from which small networks get further in a short
+            training; the published ones do not.
     """
 
-    def __init__(self, upsampling: str = "nearest", width: int = 64, blocks: int = 16) -> None:
+    def __init__(
+        self,
+        upsampling: str = "nearest",
+        width: int = 64,
+        blocks: int = 16,
+        conditioning: str = "sft",
+        on_bicubic: bool = False,
+    ) -> None:
         super().__init__()
         if upsampling not in UPSAMPLING:
             raise UnknownName("upsampling", upsampling, UPSAMPLING)
-        self.upsampling = upsampling
-        self.condition = ConditionNetwork()
-        self.first = nn.Conv2d(3, width, 3, padding=1)
-        self.blocks = nn.ModuleList(_ResidualBlock(width) for _ in range(blocks))
-        self.sft, self.middle = SFTLayer(width), nn.Conv2d(width, width, 3, padding=1)
+        if conditioning not in CONDITIONING:
+            raise UnknownName("conditioning", conditioning, CONDITIONING)
+        self.upsampling, self.conditioning, self.on_bicubic = upsampling, conditioning, on_bicubic
+        modulated = conditioning in ("sft", "film")
+        self.condition = ConditionNetwork() if modulated else None
+        self.first = nn.Conv2d(3 + (len(CATEGORIES) if conditioning == "concat" else 0), width, 3, padding=1)
+        self.blocks = nn.ModuleList(_ResidualBlock(width, modulated) for _ in range(blocks))
+        self.sft = SFTLayer(width) if modulated else None
+        branches = len(CATEGORIES) if conditioning == "compositional" else 1
+        self.middle = nn.Conv2d(width, branches * width, 3, padding=1)
         grown = width * (4 if upsampling == "pixel-shuffle" else 1)
         self.up = nn.ModuleList(nn.Conv2d(width, grown, 3, padding=1) for _ in range(2))
         self.detail = nn.Conv2d(width, width, 3, padding=1)
@@ -61,20 +97,66 @@ class SFTNet(nn.Module):
         Raises:
             InvalidArgument: if the maps are not four times as large as the images.
         """
-        if tuple(probabilities.shape[-2:]) != (4 * images.shape[-2], 4 * images.shape[-1]):
+        if tuple(probabilities.shape[-2:]) != (SCALE * images.shape[-2], SCALE * images.shape[-1]):
             expected = "four times as high and wide as the images"
             raise InvalidArgument("probabilities", expected, tuple(probabilities.shape[-2:]))
-        conditions = self.condition(probabilities)
-        shallow = self.first(images)
+        conditions = self.conditions(probabilities)
+        coarse = F.avg_pool2d(probabilities, SCALE)
+        shallow = self.first(torch.cat((images, coarse), 1) if self.conditioning == "concat" else images)
         x = shallow
         for block in self.blocks:
             x = block(x, conditions)
-        x = shallow + self.middle(self.sft(x, conditions))
+        deep = self.middle(_modulated(self.sft, x, conditions))
+        if self.conditioning == "compositional":
+            deep = (deep.unflatten(1, (len(CATEGORIES), -1)) * coarse[:, :, None]).sum(1)
+        x = shallow + deep
         for conv in self.up:
             x = self._double(x, conv)
-        return self.last(F.relu(self.detail(x)))
+        x = self.last(F.relu(self.detail(x)))
+        return x.float() + bicubic(images, SCALE) if self.on_bicubic else x
+
+    def conditions(self, probabilities: Tensor) -> Tensor | None:
+        """What the modulation layers see, float (N, 32, H, W), or None for a network without them."""
+        if self.condition is None:
+            return None
+        conditions: Tensor = self.condition(probabilities)
+        return conditions.mean((2, 3), keepdim=True) if self.conditioning == "film" else conditions
 
     def _double(self, x: Tensor, conv: nn.Module) -> Tensor:
         if self.upsampling == "pixel-shuffle":
             return F.relu(F.pixel_shuffle(conv(x), 2))
         return F.relu(conv(F.interpolate(x, scale_factor=2.0, mode="nearest")))
+
+    @torch.no_grad()
+    def begin_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over a network of the same sizes, whose conditioning may be another; what is new changes nothing yet.
+
+        So are conditions inserted into a trained generator (Section 3.4). The new part of each modulation is the
+        identity, of concatenated maps zero, and all categories begin with the same convolution.
+
+        Raises:
+            InvalidArgument: for weights of another width, number of blocks or upsampling.
+        """
+        for layer in (m for m in self.modules() if isinstance(m, SFTLayer)):
+            for branch in (layer.scale, layer.shift):
+                for parameter in branch[1].parameters():
+                    nn.init.zeros_(parameter)
+        ours = self.state_dict()
+        for name, value in weights.items():
+            place = ours.get(name)
+            if place is None:
+                continue
+            value = value.to(place)
+            if name == "first.weight" and len(place) == len(value) and place.shape != value.shape:
+                place.zero_()
+                shared = min(place.shape[1], value.shape[1])
+                place[:, :shared].copy_(value[:, :shared])
+            elif name.startswith("middle.") and len(place) == len(CATEGORIES) * len(value):
+                place.copy_(torch.cat([value] * len(CATEGORIES)))
+            elif place.shape == value.shape:
+                place.copy_(value)
+            else:
+                raise InvalidArgument("start", f"a network with {tuple(place.shape)} at {name}", tuple(value.shape))
+        missing = [n for n in ours if n not in weights and not n.startswith("condition.") and "sft" not in n]
+        if missing:
+            raise InvalidArgument("start", f"a network with {missing[0]}", "none")

@@ -124,7 +124,7 @@ def test_the_published_system_restores_and_wants_height_and_width_swapped():
     assert right > evaluate(agent, agent.toolbox, suite)["gain"] + 0.1
 
 
-@pytest.mark.parametrize("page", ["README.md", "tools/README.md"])
+@pytest.mark.parametrize("page", ["README.md", "tools/README.md", "sft/README.md"])
 def test_every_table_of_a_page_is_drawn_from_its_result_file(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert text == with_tables(text), f"run python -m restoration_env.benchmarks.readme: {page} is not up to date"

@@ -25,6 +25,8 @@ def test_the_wheel_has_one_import_name_and_carries_the_weights(wheel):
     assert top == {"restoration_env"}
     assert sum(name.startswith("restoration_env/tools/weights/cnn12/") for name in names) == 24
     assert "restoration_env/agents/weights/toolchain.safetensors" in names
+    assert "restoration_env/sft/weights/segmenter.safetensors" in names
+    assert "restoration_env/benchmarks/study_page.html" in names
     assert "restoration_env/py.typed" in names
     assert not any("test" in name or "results" in name for name in names)
 
@@ -58,6 +60,20 @@ def test_no_file_of_code_is_over_400_lines():
         "demo",
         "restore",
         "perceptual-weights",
+        "train sft",
+        "train segmenter",
+        "segments",
+        "upscale",
+        "sft-compare",
+        "sft-pictures",
+        "lost-resolution",
+        "train sr",
+        "sr",
+        "study pictures",
+        "study make",
+        "study serve",
+        "study export",
+        "study analyse",
     ],
 )
 def test_every_command_explains_itself(command, capsys):

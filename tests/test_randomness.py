@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from restoration_env.randomness import draw_keys, hashed, normal, uniform
+from restoration_env.randomness import draw_keys, generator, hashed, normal, uniform
 
 KEYS = torch.from_numpy(np.random.default_rng(0).integers(0, 2**63 - 1, 2000))
 
@@ -115,3 +115,10 @@ def test_drawn_keys_follow_the_generator() -> None:
     np.testing.assert_array_equal(first, again)
     one_by_one = np.random.default_rng(7)
     np.testing.assert_array_equal(np.concatenate([draw_keys(one_by_one, 1) for _ in range(4)]), first)
+
+
+def test_every_number_of_a_generator_matters() -> None:
+    numbers = [(0, 0), (0, 1), (1, 0), (2**33, 0), (0, 2**33), (1 << 40, 1)]
+    drawn = {torch.rand(1, generator=generator(*pair)).item() for pair in numbers}
+    assert len(drawn) == len(numbers)
+    assert torch.equal(torch.rand(5, generator=generator(3, 7)), torch.rand(5, generator=generator(3, 7)))

@@ -100,6 +100,15 @@ def test_extra_tools_come_after_the_toolbox() -> None:
     assert len(load_toolbox("tiny")) == TOOLS
 
 
+def test_a_toolbox_with_a_tool_is_found_again_by_its_name() -> None:
+    toolbox = load_toolbox("tiny+invert")
+    assert toolbox.name == load_toolbox("tiny", ["invert"]).name and len(toolbox) == TOOLS + 1
+    assert load_toolbox("tiny+invert", ["classical/unsharp"]).name == "tiny+invert+unsharp"
+    for name in ("tiny+nothing", "nothing+invert", "tiny+"):
+        with pytest.raises(UnknownName, match="must be one of"):
+            load_toolbox(name)
+
+
 def test_extra_tools_from_another_toolbox() -> None:
     assert load_tool("tiny/blur").name == "blur"
     with pytest.raises(InvalidArgument, match="no two of the same name"):

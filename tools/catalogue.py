@@ -100,7 +100,7 @@ TOOLBOXES = {
     spec.name: spec
     for spec in (
         ToolboxSpec("cnn12", "the published networks, each tool trained on its own band", _PUBLISHED),
-        ToolboxSpec("cnn12-joint", "the published networks, then trained jointly with an agent", _PUBLISHED),
+        ToolboxSpec("cnn12-joint", "the published networks, trained through whole toolchains", _PUBLISHED),
         ToolboxSpec(
             "cnn12-gan", "the published networks, trained with a perceptual and an adversarial loss", _PUBLISHED
         ),
@@ -168,3 +168,8 @@ def cnn_toolbox(
 def cnn12(*, device: torch.device | str = "cpu", precision: str = "float32") -> Toolbox:
     """The published networks, each tool trained on its own band."""
     return cnn_toolbox("cnn12", device=device, precision=precision)
+
+
+def cnn12_joint(*, device: torch.device | str = "cpu", precision: str = "float32") -> Toolbox:
+    """The published networks, trained through whole toolchains."""
+    return cnn_toolbox("cnn12-joint", device=device, precision=precision)

@@ -26,9 +26,11 @@ from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
 from restoration_env.files import check_same_configuration, load_checkpoint, read_weights, save_checkpoint, save_weights
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.metrics import psnr
+from restoration_env.randomness import generator as seeded_generator
 from restoration_env.toolbox import PRECISIONS
 from restoration_env.tools.catalogue import ToolSpec, load_network, specification, toolbox_specification
 from restoration_env.tools.networks import build_network
+from restoration_env.tools.optimizers import OPTIMIZERS, ToolOptimizer
 
 ENOUGH = 1e-5  # a mean squared error (50 dB) below which nothing is left to restore, as published
 
@@ -47,6 +49,8 @@ class TrainingConfig:
         batch: patches a step.
         crop: side of the patches in pixels.
         learning_rate: at the peak of the cosine schedule.
+        optimizer: "adamw", or "muon" (`restoration_env.tools.optimizers`).
+        muon_rate: Muon's learning rate at the peak.
         damage: a recipe to train on instead of the tool's own band, or "".
         slight: share of the samples that carry slight further damage.
         slight_blur: its greatest blur sigma, in pixels.
@@ -67,6 +71,8 @@ class TrainingConfig:
     batch: int = 16
     crop: int = 48
     learning_rate: float = 2e-3
+    optimizer: str = "adamw"
+    muon_rate: float = 4e-3
     damage: str = ""
     slight: float = 0.7
     slight_blur: float = 0.0
@@ -86,9 +92,13 @@ class TrainingConfig:
             recipe(self.damage)
         if self.precision not in PRECISIONS:
             raise UnknownName("precision", self.precision, PRECISIONS)
+        if self.optimizer not in OPTIMIZERS:
+            raise UnknownName("optimizer", self.optimizer, OPTIMIZERS)
         check_at_least(1, iterations=self.iterations, batch=self.batch, evaluate_every=self.evaluate_every)
         check_at_least(16, crop=self.crop)
-        check_at_least(0, learning_rate=self.learning_rate, patience=self.patience, seed=self.seed)
+        check_at_least(
+            0, learning_rate=self.learning_rate, muon_rate=self.muon_rate, patience=self.patience, seed=self.seed
+        )
 
 
 @dataclass(frozen=True)
@@ -129,7 +139,7 @@ def training_batch(
     pool: ImagePool, spec: ToolSpec, config: TrainingConfig, iteration: int, device: torch.device | str
 ) -> tuple[Tensor, Tensor]:
     """Clean and damaged patches (batch, 3, crop, crop) of one iteration."""
-    generator = torch.Generator().manual_seed((config.seed << 32) + iteration)
+    generator = seeded_generator(config.seed, iteration)
     n, size = config.batch, config.crop
     u = torch.rand(n, 10, generator=generator, dtype=torch.float64)
     strengths = training_damage(spec, config).draw(u[:, 6:])
@@ -167,12 +177,13 @@ def mean_gain(network: nn.Module, clean: Tensor, damaged: Tensor) -> float:
     return (psnr(outputs, clean) - psnr(damaged, clean)).mean().item()
 
 
-def _learning_rate(config: TrainingConfig, iteration: int) -> float:
+def _schedule(config: TrainingConfig, iteration: int) -> float:
+    """The share of the peak learning rates: a warm-up, then a cosine down to nothing."""
     warmup = min(200, config.iterations // 10)
     if iteration < warmup:
-        return config.learning_rate * (iteration + 1) / warmup
+        return (iteration + 1) / warmup
     share = (iteration - warmup) / max(1, config.iterations - warmup)
-    return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * share))
+    return 0.5 * (1.0 + math.cos(math.pi * share))
 
 
 def train_tool(
@@ -272,7 +283,8 @@ class _Run:
         self.network = network.requires_grad_(True).to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         decay = torch.optim.swa_utils.get_ema_multi_avg_fn(config.averaging)
         self.average = torch.optim.swa_utils.AveragedModel(self.network, multi_avg_fn=decay)
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), config.learning_rate, weight_decay=1e-4)
+        rates = config.learning_rate, config.muon_rate
+        self.optimizer = ToolOptimizer(self.network, config.optimizer, *rates, weight_decay=1e-4)
         self.iteration, self.seconds = 0, 0.0
         self.best_gain, self.best = -math.inf, self._averaged()
         self.evaluations_since_best = 0
@@ -283,18 +295,16 @@ class _Run:
     def step(self, clean: Tensor, damaged: Tensor) -> float:
         """One optimiser step; returns the loss, the negative mean PSNR in dB."""
         damaged = damaged.contiguous(memory_format=torch.channels_last)
-        for group in self.optimizer.param_groups:
-            group["lr"] = _learning_rate(self.config, self.iteration)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             restored = self.network(damaged)
         error = (restored.float() - clean).square().mean(dim=(1, 2, 3))
         loss = 10.0 * torch.log10(error + ENOUGH).mean()
         value = loss.item()
         if math.isfinite(value):
-            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self.network.parameters(), 20.0)
-            self.optimizer.step()
+            self.optimizer.step(_schedule(self.config, self.iteration))
             self.average.update_parameters(self.network)
         self.iteration += 1
         return value

@@ -1,0 +1,78 @@
+"""Super-resolvers held against each other, and what the tool adds to a toolbox."""
+
+import json
+
+import pytest
+import torch
+from helpers import tiny
+from scenery import write_scenes
+
+from restoration_env.agents.agent import ToolchainAgent
+from restoration_env.agents.network import build_network
+from restoration_env.benchmarks.lost_resolution import HALVES, TOOL, measure
+from restoration_env.benchmarks.suites import patch_suite
+from restoration_env.cli import main
+from restoration_env.distortions import recipe
+from restoration_env.errors import InvalidArgument
+from restoration_env.files import save_weights
+from restoration_env.resizing import bicubic
+from restoration_env.sft.comparison import compare
+from restoration_env.sft.conditioning import CATEGORIES
+from restoration_env.sft.generator import SFTNet
+from restoration_env.sft.scenes import load_scenes
+from restoration_env.toolbox import Tool, Toolbox
+
+
+def test_each_scene_counts_for_all_and_for_what_fills_half_of_it(tmp_path):
+    scenes = load_scenes(write_scenes(tmp_path, count=3, height=64, width=64), "all")
+    scenes.labels[0][:] = 4
+    rows = compare(scenes, {"same": lambda low: bicubic(low, 4), "grey": lambda low: torch.full((1, 3, 64, 64), 0.5)})
+    assert [row["method"] for row in rows] == ["bicubic", "same", "grey"]
+    assert rows[0]["all"]["scenes"] == 3 and rows[0]["mountain"]["scenes"] == 2  # one was made so, one is
+    assert rows[0]["all"] == rows[1]["all"]
+    assert rows[2]["all"]["psnr"] < rows[0]["all"]["psnr"] and rows[2]["all"]["lpips"] > rows[0]["all"]["lpips"]
+    with pytest.raises(InvalidArgument, match="small must be a function that returns"):
+        compare(scenes, {"small": lambda low: low})
+
+
+def test_the_command_compares_files(tmp_path, monkeypatch, capsys):
+    from restoration_env.sft.segmenter import LiteSegmenter, Segmenter
+
+    monkeypatch.setattr(
+        "restoration_env.sft.super_resolver.load_segmenter",
+        lambda path, device: Segmenter(LiteSegmenter(), CATEGORIES),
+    )
+    network = SFTNet(width=8, blocks=1, conditioning="film")
+    shape = {"upsampling": "nearest", "width": 8, "blocks": 1, "conditioning": "film", "on_bicubic": False}
+    save_weights(tmp_path / "mine.safetensors", network.state_dict(), shape)
+    scenes = write_scenes(tmp_path / "scenes", count=3, height=64, width=64)
+    with pytest.raises(SystemExit) as ended:
+        words = ["sft-compare", str(tmp_path / "mine.safetensors"), "--scenes", str(scenes), "--split", "all"]
+        main([*words, "-o", str(tmp_path / "result.json")])
+    assert ended.value.code == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert [row["method"] for row in result["rows"]] == ["bicubic", "mine"]
+    assert result["command"] == "restoration-env sft-compare mine --scenes scenes --split all"
+
+
+def test_what_the_tool_adds_is_told_for_both_halves():
+    suites = {name: patch_suite("bundled", "validation", recipe(name), 4) for name in HALVES}
+    plain = tiny()
+
+    def sum_of(image):
+        return round((image.double() * 255).sum().item())
+
+    perfect = {sum_of(suite.damaged[i]): suite.clean[i] for suite in suites.values() for i in range(4)}
+
+    def undo(images):
+        known = [perfect.get(sum_of(image), image) for image in images]
+        return torch.stack(known)
+
+    told = plain.extended([Tool(TOOL, "knows the answer", undo)])
+    agent = ToolchainAgent(build_network("statistics", len(told)), told)
+    rows = measure(suites, [plain, told], {"untrained": agent})
+    assert [row["policy"] for row in rows] == ["greedy oracle", "greedy oracle", "untrained"]
+    assert rows[0]["x4"]["share"] == 0 and rows[1]["x4"]["share"] == rows[1]["mixed"]["share"] == 1
+    assert rows[1]["gain"] > rows[0]["gain"]
+    assert rows[1]["gain"] == pytest.approx((rows[1]["x4"]["gain"] + rows[1]["mixed"]["gain"]) / 2, abs=1e-3)
+    assert isinstance(plain, Toolbox)
