@@ -206,6 +206,7 @@ def load_agent(
     *,
     device: str = "cpu",
     precision: str = "float32",
+    backend: str = "torch",
     toolbox: Toolbox | None = None,
 ) -> RestorationAgent:
     """A trained agent with its toolbox.
@@ -213,7 +214,8 @@ def load_agent(
     Args:
         name: an agent that ships in the package, or the path of a safetensors file with its card.
         device: where it computes: "cpu", "cuda", "cuda:N" or "auto".
-        precision: of the tools, "float32" or "bfloat16".
+        precision: of the tools, "float32" or "bfloat16", with OpenVINO also "int8".
+        backend: what computes the tools, "torch" or "openvino".
         toolbox: the tools to use; those it was trained with if None.
 
     Raises:
@@ -229,7 +231,7 @@ def load_agent(
     tensors, card = read_weights(path)
     if "max_steps" not in card:
         raise InvalidArgument("weights", "those of an agent", f"the card of {card.get('name', path)}")
-    tools = toolbox or load_toolbox(card["toolbox"], device=where, precision=precision)
+    tools = toolbox or load_toolbox(card["toolbox"], device=where, precision=precision, backend=backend)
     kind = card.get("network", "published")
     if kind in _BUILDERS:
         found: RestorationAgent = find_target(_BUILDERS[kind])(tensors, tools, card, where)

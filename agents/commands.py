@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 _device = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
 _precision = click.option(
-    "--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True
+    "--precision", type=click.Choice(["float32", "bfloat16", "int8"]), default="float32", show_default=True
+)
+_backend = click.option(
+    "--backend", default="torch", show_default=True, help="What computes the tools: torch or openvino."
 )
 _agent = click.option("--agent", default="toolchain", show_default=True, help="Its name or its weights.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -39,6 +42,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
 @_device
 @_precision
+@_backend
 @_agent
 @_json
 def restore(
@@ -48,6 +52,7 @@ def restore(
     overwrite: bool,
     device: str,
     precision: str,
+    backend: str,
     agent: str,
     as_json: bool,
 ) -> None:
@@ -57,7 +62,7 @@ def restore(
     those in folders, are written as PNG of the same name into the folder that -o names.
     """
     jobs = plan(photos, output, steps)
-    loaded = find_agent(agent, device, precision)
+    loaded = find_agent(agent, device, precision, backend)
     check(jobs, overwrite)
     done: list[dict[str, Any]] = []
     skipped: list[str] = []
@@ -119,9 +124,12 @@ def _shown(bar: Progress, task: TaskID) -> Callable[[int, int], None]:
 @click.option("--seed", default=0, show_default=True, help="Of the damage.")
 @_device
 @_precision
+@_backend
 @_agent
 @_json
-def demo(output: str, severity: str, seed: int, device: str, precision: str, agent: str, as_json: bool) -> None:
+def demo(
+    output: str, severity: str, seed: int, device: str, precision: str, backend: str, agent: str, as_json: bool
+) -> None:
     """Damage bundled photographs, restore them, draw a contact sheet.
 
     The photographs are none of those that the tools and the agent were trained on.
@@ -129,7 +137,7 @@ def demo(output: str, severity: str, seed: int, device: str, precision: str, age
     if not output.lower().endswith(".png"):
         raise InvalidArgument("--output", "a path that ends in .png", repr(output))
     check_target(output, overwrite=True)
-    rows = play(find_agent(agent, device, precision), severity, seed)
+    rows = play(find_agent(agent, device, precision, backend), severity, seed)
     save_png(output, contact_sheet_of(rows, f"{severity} damage, seed {seed}"))
     if as_json:
         result = {"severity": severity, "seed": seed, "agent": agent, "picture": output}

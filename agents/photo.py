@@ -43,6 +43,7 @@ def restore(
     *,
     device: str = "cpu",
     precision: str = "float32",
+    backend: str = "torch",
     keep_frames: bool = True,
     progress: Progress | None = None,
 ) -> Restoration:
@@ -56,7 +57,8 @@ def restore(
         photo: the path of an image file, or a uint8 array (H, W, 3) or (H, W).
         agent: an agent that ships in the package, the path of another one's weights, or a loaded one.
         device: where it computes: "cpu", "cuda", "cuda:N" or "auto"; a loaded agent stays where it is.
-        precision: of the tools, "float32" or "bfloat16"; a loaded agent keeps its own.
+        precision: of the tools, "float32" or "bfloat16", with OpenVINO also "int8"; a loaded agent keeps its own.
+        backend: what computes the tools, "torch" or "openvino" (the extra of that name).
         keep_frames: also return the photograph after each tool.
         progress: called after each tile with the tiles done and their number.
 
@@ -65,7 +67,7 @@ def restore(
         InvalidArgument: for any other array, and for an unknown agent, device or precision.
     """
     seen = check_size(_photo(photo), "photo")
-    return _restore(seen, find_agent(agent, device, precision), keep_frames, progress)
+    return _restore(seen, find_agent(agent, device, precision, backend), keep_frames, progress)
 
 
 def restore_file(
@@ -75,6 +77,7 @@ def restore_file(
     *,
     device: str = "cpu",
     precision: str = "float32",
+    backend: str = "torch",
     overwrite: bool = False,
     keep_frames: bool = False,
     progress: Progress | None = None,
@@ -89,6 +92,7 @@ def restore_file(
         agent: as in `restore`, like the other arguments not named here.
         device: where it computes.
         precision: of the tools.
+        backend: what computes them.
         overwrite: replace the target if there is one; without it, it is refused.
         keep_frames: also return the photograph after each tool.
         progress: called after each tile.
@@ -98,7 +102,7 @@ def restore_file(
     """
     check_target(target, overwrite=overwrite)
     seen = check_size(read_photo(source), str(source))
-    result = _restore(seen, find_agent(agent, device, precision), keep_frames, progress)
+    result = _restore(seen, find_agent(agent, device, precision, backend), keep_frames, progress)
     write_photo(dataclasses.replace(seen, rgb=result.image), target)
     return result
 
@@ -129,20 +133,22 @@ def check_size(photo: Photo, argument: str) -> Photo:
     return photo
 
 
-def find_agent(agent: str | os.PathLike[str] | RestorationAgent, device: str, precision: str) -> RestorationAgent:
+def find_agent(
+    agent: str | os.PathLike[str] | RestorationAgent, device: str, precision: str, backend: str = "torch"
+) -> RestorationAgent:
     """An agent by name or path, loaded once and kept; a loaded one is returned as it is."""
     if isinstance(agent, RestorationAgent):
         return agent
     if not isinstance(agent, str | os.PathLike):
         raise InvalidArgument("agent", "a name, a path or a RestorationAgent", type(agent).__name__)
     path = Path(agent)
-    return _loaded(str(agent), device, precision, path.stat().st_mtime_ns if path.is_file() else 0)
+    return _loaded(str(agent), device, precision, backend, path.stat().st_mtime_ns if path.is_file() else 0)
 
 
 # The time of change is part of what is asked for, so a changed file is read again.
 @lru_cache(maxsize=4)
-def _loaded(agent: str, device: str, precision: str, changed: int) -> RestorationAgent:
-    return load_agent(agent, device=device, precision=precision)
+def _loaded(agent: str, device: str, precision: str, backend: str, changed: int) -> RestorationAgent:
+    return load_agent(agent, device=device, precision=precision, backend=backend)
 
 
 def _photo(photo: str | os.PathLike[str] | np.ndarray) -> Photo:

@@ -7,6 +7,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from restoration_env.devices import to_device
+
 
 class EpisodeBatch(NamedTuple):
     """Episodes side by side: N of them, T steps each.
@@ -65,7 +67,8 @@ class EpisodeReplay(Generic[Batch]):
         """The episodes of these rows."""
         if self._store is None:
             raise RuntimeError("the replay memory is empty")
-        return _like(self._store, [part[rows.to(part.device)] for part in self._store])
+        rows = to_device(rows, self._store[0].device)
+        return _like(self._store, [part[rows] for part in self._store])
 
 
 class PrioritisedReplay(EpisodeReplay[Batch]):

@@ -60,6 +60,10 @@ _COMMANDS = {
         "restoration_env.benchmarks.commands:gains",
         "Measure every tool on every band: the gain matrix.",
     ),
+    "speed": (
+        "restoration_env.benchmarks.commands_speed:speed",
+        "Measure how fast the environments are on this machine.",
+    ),
     "upscale": ("restoration_env.sft.commands_upscale:upscale", "Enlarge a photograph four times."),
     "sft-pictures": (
         "restoration_env.sft.commands_upscale:pictures",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from functools import lru_cache
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from restoration_env.errors import InvalidArgument
 
@@ -27,6 +30,24 @@ def find_device(name: str = "auto") -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InvalidArgument("device", "one of this machine's", f"{name!r} ({torch.cuda.device_count()} CUDA devices)")
     return device
+
+
+def must_not_wait(device: torch.device) -> bool:
+    """Whether reading a value computed there makes the host wait, so that a step must not do it."""
+    return device.type != "cpu"
+
+
+@lru_cache(maxsize=256)
+def constant(values: Any, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor of fixed numbers (nested tuples), made once for each device: copying them there makes the host wait."""
+    return torch.tensor(values, device=device, dtype=dtype)
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Values of the host on a device, without waiting until they are there; those already there as they are."""
+    if device.type == "cpu" or values.device == device:
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 def keep_freed_memory() -> None:

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from restoration_env import devices
+from restoration_env.devices import constant
 from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.jpeg import jpeg
 from restoration_env.resizing import enlarged_again
@@ -47,12 +49,13 @@ def check_images(images: Tensor, argument: str = "images", *, low: float = 0.0, 
         raise InvalidArgument(argument, expected, f"values from {least.item():g} to {most.item():g}")
 
 
-def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
+def gaussian_blur(images: Tensor, sigma: Tensor, crop: int = 0) -> Tensor:
     """Blur with a 21x21 Gaussian kernel, replicating the border.
 
     Args:
         images: float (N, 3, H, W).
         sigma: (N,) standard deviations in pixels; 0 leaves its image unchanged.
+        crop: pixels on each side of the result that nobody needs and that are left out.
     """
     n, c, h, w = images.shape
     precise = torch.promote_types(images.dtype, torch.float32)
@@ -61,13 +64,15 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
     kernel = torch.exp(-0.5 * (offsets / safe) ** 2)
     kernel = (kernel / kernel.sum(1, keepdim=True)).to(images.dtype)
     if max(h, w) <= _DENSE_SIDE:
-        blurred = _band_matrix(kernel, h) @ images @ _band_matrix(kernel, w).transpose(-1, -2)
+        down = _band_matrix(kernel, h)[..., crop : h - crop, :] @ images
+        blurred = down @ _band_matrix(kernel, w)[..., crop : w - crop, :].transpose(-1, -2)
     else:
         kernel = kernel.repeat_interleave(c, 0)
         padded = F.pad(images, (KERNEL_RADIUS,) * 4, mode="replicate").reshape(1, n * c, h + 20, w + 20)
         rows = F.conv2d(padded, kernel[:, None, :, None], groups=n * c)
         blurred = F.conv2d(rows, kernel[:, None, None, :], groups=n * c).view(n, c, h, w)
-    return torch.where(sigma.view(n, 1, 1, 1) > 0, blurred, images)
+        blurred = blurred[..., crop : h - crop, crop : w - crop]
+    return torch.where(sigma.view(n, 1, 1, 1) > 0, blurred, images[..., crop : h - crop, crop : w - crop])
 
 
 def _band_matrix(kernel: Tensor, side: int) -> Tensor:
@@ -75,12 +80,12 @@ def _band_matrix(kernel: Tensor, side: int) -> Tensor:
     # Looked up, not multiplied out: then an image's bits do not depend on how many others are in the batch.
     first, last = kernel.cumsum(1), kernel.flip(1).cumsum(1)
     sums = torch.cat((kernel, first, last, torch.zeros_like(kernel[:, :1])), 1)
-    which = _band_entries(side).to(kernel.device)
+    which = _band_entries(side, kernel.device)
     return sums.index_select(1, which).view(-1, 1, side, side)
 
 
 @lru_cache(maxsize=8)
-def _band_entries(side: int) -> Tensor:
+def _band_entries(side: int, device: torch.device) -> Tensor:
     """(side * side,): where entry [i, j], the weight of input j in output i, stands among the sums above."""
     taps = 2 * KERNEL_RADIUS + 1
     outputs, inputs = torch.arange(side)[:, None], torch.arange(side)
@@ -91,12 +96,12 @@ def _band_entries(side: int) -> Tensor:
     from_end = side - 1 - outputs
     at_end = (inputs == side - 1) & (from_end <= KERNEL_RADIUS)
     entries = torch.where(at_end, 2 * taps + KERNEL_RADIUS - from_end, entries)
-    return entries.flatten() if side > 1 else torch.tensor([2 * taps - 1])
+    return (entries.flatten() if side > 1 else torch.tensor([2 * taps - 1])).to(device)
 
 
 def lose_resolution(images: Tensor, lost: Tensor) -> Tensor:
     """Shrink by four and enlarge again the images of which ``lost``, bool (N,), is true."""
-    if not bool(lost.any()):
+    if not devices.must_not_wait(images.device) and not bool(lost.any()):
         return images
     return torch.where(lost.view(-1, 1, 1, 1), enlarged_again(images), images)
 
@@ -111,7 +116,7 @@ def jpeg_compression(images: Tensor, quality: Tensor) -> Tensor:
     """Compress in JPEG 4:2:0, bit for bit as Pillow does; infinite quality leaves its image unchanged."""
     lossy = torch.isfinite(quality.double())
     whole = torch.where(lossy, quality.double(), 100.0).round().long()
-    coded = jpeg((images.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8), whole)
+    coded = jpeg((images.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8), whole, check=False)
     return torch.where(lossy.view(-1, 1, 1, 1), coded.to(images.dtype) / 255.0, images)
 
 
@@ -199,13 +204,13 @@ def level_triples(severity: str) -> tuple[tuple[int, int, int], ...]:
 
 def _within(edges: tuple[float, ...], level: Tensor, u: Tensor) -> Tensor:
     """The value at the fraction ``u`` of a level 1..10."""
-    table = torch.tensor(edges, dtype=u.dtype, device=u.device)
+    table = constant(edges, u.device, u.dtype)
     return table[level - 1] + u * (table[level] - table[level - 1])
 
 
 def _severity(name: str) -> Recipe:
     def draw(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        triples = torch.tensor(level_triples(name), device=u.device)
+        triples = constant(level_triples(name), u.device)
         blur, noise, quality = triples[(u[:, 0] * len(triples)).long()].unbind(1)
         return (
             _within(BLUR_EDGES, blur, u[:, 1]),

@@ -73,6 +73,8 @@ class RestoreEnv(gymnasium.Env):
     - `scale`: images are shrunk by this factor first, above 0 and at most 1.
     - `reward`: "psnr" or "ssim".
     - `precision`: "float32" or "bfloat16"; `device`: "cpu", "cuda", "cuda:N" or "auto".
+    - `backend`: what computes the tools, "torch" or (with the extra of that name, on a processor) "openvino", which
+      also knows the precision "int8".
     - `render_mode`: "rgb_array" (a filmstrip of the steps) or "ansi".
 
     `reset` takes `options={"severity": name}` for one episode, `{"image": clean}` for a clean uint8 patch
@@ -100,13 +102,14 @@ class RestoreEnv(gymnasium.Env):
         scale: float = 1.0,
         reward: str = "psnr",
         precision: str = "float32",
+        backend: str = "torch",
         device: str = "cpu",
         render_mode: str | None = None,
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise UnknownName("render_mode", render_mode, self.metadata["render_modes"])
         self.source = EpisodeSource(images, split, severity, patch_size, grid, scale, device)
-        tools = load_toolbox(toolbox, extra_tools, device=self.source.device, precision=precision)
+        tools = load_toolbox(toolbox, extra_tools, device=self.source.device, precision=precision, backend=backend)
         self.episodes = Episodes(tools, max_steps=max_steps, reward=reward)
         self.observation_space = observation_space(patch_size, len(tools), max_steps)
         self.action_space = spaces.Discrete(len(tools) + 1)

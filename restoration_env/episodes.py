@@ -10,9 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from restoration_env.devices import to_device
 from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.metrics import METRICS, metric, psnr
 from restoration_env.toolbox import Toolbox
+from restoration_env.workers import by_parts
 
 NO_ACTION = -1  # in a toolchain: a step not taken
 
@@ -57,13 +59,21 @@ class Episodes:
     def __len__(self) -> int:
         return len(self.images)
 
-    def begin(self, damaged: Tensor, clean: Tensor | None = None, rows: Tensor | None = None) -> None:
+    def begin(
+        self,
+        damaged: Tensor,
+        clean: Tensor | None = None,
+        rows: Tensor | None = None,
+        *,
+        where: Tensor | None = None,
+    ) -> None:
         """Begin new episodes, in all rows or in the given ones.
 
         Args:
             damaged: float (N, 3, H, W) in [0, 1].
             clean: the references, the same shape; without them every PSNR and reward is NaN.
             rows: int64 (N,), the rows to begin anew; None replaces the whole batch.
+            where: bool (N,) instead: of a whole batch, the rows to begin anew. No one has to know how many they are.
         """
         clean = torch.full_like(damaged, torch.nan) if clean is None else clean
         quality = psnr(damaged, clean)
@@ -81,7 +91,10 @@ class Episodes:
             "toolchain": torch.full((count, self.max_steps), NO_ACTION, device=device),
         }
         for name, value in fresh.items():
-            if rows is None:
+            if where is not None:
+                wide = where.view(-1, *(1,) * (value.ndim - 1))
+                setattr(self, name, torch.where(wide, value, getattr(self, name)))
+            elif rows is None:
                 setattr(self, name, value)
             else:
                 getattr(self, name)[rows] = value
@@ -95,13 +108,17 @@ class Episodes:
         Returns:
             Rewards, float64 (N,): the gain in PSNR (or the chosen metric), exactly 0 for stop.
         """
-        stop = self.toolbox.stop
-        actions = actions.to(self.images.device)
+        stop, given = self.toolbox.stop, actions
+        actions = to_device(actions, self.images.device)
         chosen = torch.where(self.done, stop, actions)
-        self.images = self.toolbox.apply(self.images, chosen, check=False)
+        if given.device == self.images.device:
+            self.images = self.toolbox.apply(self.images, chosen, check=False)
+        else:  # what the host knows already is not asked of the device
+            made = self.toolbox.apply(self.images, given, check=False)
+            self.images = torch.where(self.done.view(-1, 1, 1, 1), self.images, made)
 
         before = self.score
-        self.psnr = torch.where(chosen == stop, self.psnr, psnr(self.images, self.clean))
+        self.psnr = torch.where(chosen == stop, self.psnr, by_parts(psnr, self.images, self.clean))
         if self.metric is psnr:
             self.score = self.psnr.clone()
         else:
@@ -116,19 +133,24 @@ class Episodes:
         self.done = self.done | (chosen == stop) | (self.steps_left == 0)
         return rewards
 
-    def observation(self) -> dict[str, Tensor]:
-        """What a policy sees: ``image`` uint8 (N, 3, H, W), ``last_action`` and ``steps_left`` int64 (N,)."""
-        pixels = (self.images * 255.0).round_().clamp_(0.0, 255.0).to(torch.uint8)
+    def observation(self, rows: Tensor | None = None) -> dict[str, Tensor]:
+        """What a policy sees: ``image`` uint8 (N, 3, H, W), ``last_action`` and ``steps_left`` int64 (N,).
+
+        Args:
+            rows: int64 (M,), to see only these episodes; None for all.
+        """
+        parts = (self.images, self.last_action, self.steps_left)
+        images, last_action, steps_left = parts if rows is None else (part[rows] for part in parts)
         return {
-            "image": pixels.contiguous(),
-            "last_action": self.last_action.clone(),
-            "steps_left": self.steps_left.clone(),
+            "image": by_parts(_as_pixels, images),
+            "last_action": last_action.clone(),
+            "steps_left": steps_left.clone(),
         }
 
     def action_mask(self) -> Tensor:
         """Which actions can change anything, int8 (N, len(toolbox) + 1): all, and only stop when done."""
         mask = (~self.done).to(torch.int8)[:, None].repeat(1, len(self.toolbox) + 1)
-        mask[:, -1] = 1
+        mask[:, -1].fill_(1)
         return mask
 
     def info(self) -> dict[str, Tensor]:
@@ -140,3 +162,8 @@ class Episodes:
             "toolchain": self.toolchain.clone(),
             "action_mask": self.action_mask(),
         }
+
+
+def _as_pixels(images: Tensor) -> Tensor:
+    """Float images in eight bits, rounded and clipped."""
+    return (images * 255.0).round_().clamp_(0.0, 255.0).to(torch.uint8).contiguous()

@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from restoration_env import devices
+from restoration_env.devices import constant
 from restoration_env.distortions import (
     KERNEL_RADIUS,
     Recipe,
@@ -49,8 +51,14 @@ class ImagePool:
     def __init__(self, images: Sequence[np.ndarray], names: Sequence[str]) -> None:
         if not images:
             raise InvalidArgument("images", "a source with at least one readable image")
-        self.images = [torch.from_numpy(np.ascontiguousarray(i)).permute(2, 0, 1) for i in images]
+        self._hold([np.ascontiguousarray(i) for i in images], names)
+
+    def _hold(self, arrays: Sequence[np.ndarray], names: Sequence[str]) -> None:
+        self.images = [torch.from_numpy(array).permute(2, 0, 1) for array in arrays]
         self.names = tuple(names)
+        self._arrays = list(arrays)
+        self._sides = tuple((len(array), array.shape[1]) for array in arrays)
+        self._copies: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def __len__(self) -> int:
         return len(self.images)
@@ -68,7 +76,7 @@ class ImagePool:
         if len(keep) == len(self.images):
             return self
         pool = ImagePool.__new__(ImagePool)
-        pool.images, pool.names = [self.images[i] for i in keep], tuple(self.names[i] for i in keep)
+        pool._hold([self._arrays[i] for i in keep], [self.names[i] for i in keep])
         return pool
 
     def crops(self, u: Tensor, size: int, grid: str = "aligned", margin: int = 0) -> tuple[Tensor, Tensor]:
@@ -83,26 +91,60 @@ class ImagePool:
         Returns:
             uint8 (N, 3, size + 2 margin, size + 2 margin) and the corners (N, 2) of the patches.
         """
+        which, corners = self.places(u, size, grid)
+        return self.windows(which, corners - margin, size + 2 * margin), corners
+
+    def places(self, u: Tensor, size: int, grid: str = "aligned") -> tuple[Tensor, Tensor]:
+        """Where patches are cut: the numbers of their images (N,) and their corners (N, 2), for uniforms (N, 3)."""
         if grid not in GRIDS:
             raise UnknownName("grid", grid, GRIDS)
-        step, patches, corners = GRIDS[grid], [], []
-        for which, down, right in u.tolist():
-            image = self.images[int(which * len(self.images))]
-            height, width = image.shape[-2:]
-            top = step * int(down * ((height - size) // step + 1))
-            left = step * int(right * ((width - size) // step + 1))
-            patches.append(_window(image, top - margin, left - margin, size + 2 * margin))
-            corners.append((top, left))
-        return torch.stack(patches), torch.tensor(corners)
+        sides = constant(self._sides, u.device)
+        which = (u[:, 0] * len(self)).long()
+        room = torch.div(sides[which] - size, GRIDS[grid], rounding_mode="floor") + 1
+        return which, GRIDS[grid] * (u[:, 1:] * room).long()
+
+    def windows(self, which: Tensor, corners: Tensor, size: int) -> Tensor:
+        """Squares of images, uint8 (N, 3, size, size), replicated where they reach over an image's edge.
+
+        On a GPU all images are copied there once, and cut there.
+        """
+        if not devices.must_not_wait(which.device):
+            squares = np.empty((len(which), size, size, 3), np.uint8)
+            for square, number, (top, left) in zip(squares, which.tolist(), corners.tolist(), strict=True):
+                _copy_window(self._arrays[number], top, left, square)
+            return torch.from_numpy(squares).permute(0, 3, 1, 2)
+        pixels, starts = self._on_device(which.device)
+        sides, steps = constant(self._sides, which.device)[which], torch.arange(size, device=which.device)
+        rows, columns = (
+            torch.minimum((corners[:, axis, None] + steps).clamp_min(0), sides[:, axis, None] - 1) for axis in (0, 1)
+        )
+        flat = (starts[which, None] + rows * sides[:, 1:])[:, :, None] + columns[:, None, :]
+        return pixels[flat].permute(0, 3, 1, 2)
+
+    def _on_device(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """All pixels (P, 3), image after image, and where each image starts."""
+        if device not in self._copies:
+            starts = np.cumsum([0, *(height * width for height, width in self._sides[:-1])])
+            pixels = np.concatenate([array.reshape(-1, 3) for array in self._arrays])
+            self._copies[device] = torch.from_numpy(pixels).to(device), torch.from_numpy(starts).to(device)
+        return self._copies[device]
 
 
-def _window(image: Tensor, top: int, left: int, size: int) -> Tensor:
-    height, width = image.shape[-2:]
-    if top >= 0 and left >= 0 and top + size <= height and left + size <= width:
-        return image[:, top : top + size, left : left + size]
-    rows = torch.arange(top, top + size).clamp(0, height - 1)
-    columns = torch.arange(left, left + size).clamp(0, width - 1)
-    return image[:, rows][:, :, columns]
+def _copy_window(image: np.ndarray, top: int, left: int, square: np.ndarray) -> None:
+    """Fill a square (S, S, 3) with what an image (H, W, 3) holds there, its edges replicated."""
+    size, (height, width) = len(square), image.shape[:2]
+    above, before = max(0, -top), max(0, -left)
+    below, after = max(0, top + size - height), max(0, left + size - width)
+    if max(above, below, before, after) >= size:  # nothing of the image is in it
+        down, right = np.arange(top, top + size), np.arange(left, left + size)
+        square[:] = image[down.clip(0, height - 1)[:, None], right.clip(0, width - 1)]
+        return
+    rows, columns = slice(above, size - below), slice(before, size - after)
+    square[rows, columns] = image[top + above : top + size - below, left + before : left + size - after]
+    square[rows, :before] = square[rows, before : before + 1]
+    square[rows, size - after :] = square[rows, size - after - 1 : size - after]
+    square[:above] = square[above]
+    square[size - below :] = square[size - below - 1]
 
 
 def damaged_patches(
@@ -135,21 +177,18 @@ def damaged_patches(
     Returns:
         clean and damaged, float32 (float64 if inspected) (N, 3, size, size) in [0, 1].
     """
-    place = uniform(keys, 3, stream=0)
+    keys = keys.to(device)
+    which, corners = pool.places(uniform(keys, 3, stream=0), size, grid)
     # The JPEG blocks that decide a patch: those it lies in and, as chroma is interpolated, one pixel around.
     side = -(-(size + _MCU + 1 - size % 2) // _MCU) * _MCU
     reach = _REACH if recipe.loses else 0
-    margin = side - size + KERNEL_RADIUS + reach
-    wide, corners = pool.crops(place, size, grid, margin)
-    wide = wide.to(device, torch.float64 if inspect else torch.float32) / 255.0
-    keys = keys.to(device)
-
-    lead = corners - ((corners - 1) // _MCU * _MCU).clamp_min(0)
     radius = KERNEL_RADIUS + reach
-    blocks = _cut(wide, margin - lead - radius, side + 2 * radius)
+    lead = corners - ((corners - 1) // _MCU * _MCU).clamp_min(0)
+    blocks = pool.windows(which, corners - lead - radius, side + 2 * radius)
+    blocks = blocks.to(torch.float64 if inspect else torch.float32) / 255.0
     drawn = uniform(keys, 4, stream=2)
     blur, noise, quality = recipe.draw(drawn)
-    worse = _inside(gaussian_blur(blocks, blur), KERNEL_RADIUS)
+    worse = gaussian_blur(blocks, blur, crop=KERNEL_RADIUS)
     if reach:  # the blocks begin at multiples of 16 of the image, so the small pixels are those of the whole image
         worse = _inside(lose_resolution(worse, recipe.lost(drawn)), reach)
     worse = gaussian_noise(worse, noise, normal(keys, tuple(worse.shape[1:]), stream=3, dtype=worse.dtype))
@@ -165,8 +204,13 @@ def _inside(batch: Tensor, margin: int) -> Tensor:
 
 def _cut(batch: Tensor, corners: Tensor, size: int) -> Tensor:
     """Out of each image of a batch, the square of this size at its corner."""
-    pieces = [p[:, y : y + size, x : x + size] for p, (y, x) in zip(batch, corners.tolist(), strict=True)]
-    return torch.stack(pieces)
+    if not devices.must_not_wait(batch.device):
+        pieces = [p[:, y : y + size, x : x + size] for p, (y, x) in zip(batch, corners.tolist(), strict=True)]
+        return torch.stack(pieces)
+    steps = torch.arange(size, device=batch.device)
+    rows, columns = corners[:, 0, None] + steps, corners[:, 1, None] + steps
+    which = torch.arange(len(batch), device=batch.device)
+    return batch[which[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
 def load_images(source: str | os.PathLike[str] = "bundled", split: str = "train", *, scale: float = 1.0) -> ImagePool:

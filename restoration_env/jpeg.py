@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from restoration_env.devices import constant
 from restoration_env.errors import InvalidArgument
 
 # ITU-T T.81, Annex K.1: the standard quantisation tables at quality 50.
@@ -43,12 +44,13 @@ _DCT = (
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def jpeg(images: Tensor, quality: Tensor) -> Tensor:
+def jpeg(images: Tensor, quality: Tensor, *, check: bool = True) -> Tensor:
     """Compress and decompress, bit for bit as libjpeg.
 
     Args:
         images: uint8 (N, 3, H, W), RGB.
         quality: (N,) integers 1..100, one for each image.
+        check: look at the qualities. Callers that made them themselves switch it off: on a GPU looking means waiting.
 
     Returns:
         uint8 (N, 3, H, W) on the same device.
@@ -61,7 +63,7 @@ def jpeg(images: Tensor, quality: Tensor) -> Tensor:
     if quality.shape != images.shape[:1] or quality.dtype not in _INTEGERS:
         raise InvalidArgument("quality", f"{len(images)} integers", f"{quality.dtype} {tuple(quality.shape)}")
     quality = quality.to(images.device)
-    if bool(((quality < 1) | (quality > 100)).any()):
+    if check and bool(((quality < 1) | (quality > 100)).any()):
         raise InvalidArgument("quality", "between 1 and 100", quality.tolist())
 
     height, width = images.shape[-2:]
@@ -127,14 +129,14 @@ def _table(base: tuple[tuple[int, ...], ...], quality: Tensor) -> Tensor:
     """The quantisation tables (N, 8, 8) of a batch of qualities, as float64 whole numbers."""
     quality = quality.to(torch.int64)
     scale = torch.where(quality < 50, 5000 // quality, 200 - 2 * quality)
-    table = (torch.tensor(base, device=quality.device) * scale[:, None, None] + 50) // 100
+    table = (constant(base, quality.device) * scale[:, None, None] + 50) // 100
     return table.clamp(1, 255).double()
 
 
 def _through_dct(x: Tensor, table: Tensor) -> Tensor:
     """Transform, quantise, and back: int (N, C, H, W) with H and W multiples of 8."""
     n, c, h, w = x.shape
-    matrix = torch.tensor(_DCT, device=x.device, dtype=torch.float64)
+    matrix = constant(_DCT, x.device, torch.float64)
     rows, columns = (-1, 8), (n, c, h // 8, 8, w)  # each view has the eight samples of a block on one axis
     steps = table.repeat(1, 1, w // 8)[:, None, None]
 

@@ -86,6 +86,7 @@ def load_toolbox(
     *,
     device: torch.device | str = "cpu",
     precision: str = "float32",
+    backend: str = "torch",
 ) -> Toolbox:
     """A toolbox by name, with further tools after its own.
 
@@ -94,23 +95,30 @@ def load_toolbox(
             as the name of a toolbox with further tools says.
         extra_tools: names as `load_tool` takes them.
         device: where the tools compute.
-        precision: "float32", or "bfloat16" where speed counts more than the last hundredth of a dB.
+        precision: "float32", or "bfloat16" where speed counts more than the last hundredth of a dB; with OpenVINO
+            "int8" too.
+        backend: what computes the tools: "torch", or "openvino" (the extra of that name) on a processor.
 
     Raises:
-        UnknownName: for an unknown toolbox, tool or precision; the message lists the known ones.
+        UnknownName: for an unknown toolbox, tool, precision or backend; the message lists the known ones.
+        InvalidArgument: for a backend that is not installed, or does not know the precision or the device.
     """
+    from restoration_env.backends import check_backend, prepared
+
+    check_backend(backend, precision, device)
     targets = _targets(_TOOLBOXES, "restoration_env.toolboxes")
     if isinstance(extra_tools, str):  # else each of its letters would be a tool
         raise InvalidArgument("extra_tools", "a sequence of names", repr(extra_tools))
+    made = precision if backend == "torch" else "float32"
     if isinstance(name, str) and name not in targets:
         name, *added = name.split("+")
         extra_tools = (*added, *extra_tools)
     if not isinstance(name, str) or name not in targets:
         raise UnknownName("toolbox", name, targets)
-    toolbox: Toolbox = find_target(targets[name])(device=device, precision=precision)
+    toolbox: Toolbox = find_target(targets[name])(device=device, precision=made)
     if extra_tools:
-        toolbox = toolbox.extended([load_tool(tool, device=device, precision=precision) for tool in extra_tools])
-    return toolbox
+        toolbox = toolbox.extended([load_tool(tool, device=device, precision=made) for tool in extra_tools])
+    return prepared(toolbox, backend, precision)
 
 
 def find_target(target: str) -> Callable[..., Any]:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from restoration_env import devices
 from restoration_env.devices import find_device
 from restoration_env.distortions import Recipe, distort, recipe, recipe_names
 from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.images import GRIDS, damaged_patches, load_images
 from restoration_env.randomness import normal, uniform
+from restoration_env.workers import in_parallel
+
+_PART = 8  # patches that a core damages at once: what it works on stays in its cache
 
 
 class EpisodeSource:
@@ -52,11 +57,20 @@ class EpisodeSource:
         severity, image, damaged = (given.get(name) for name in ("severity", "image", "damaged"))
         how = self.recipe if severity is None else _recipe(severity)
         if image is None:
-            return damaged_patches(self.pool, keys, how, self.patch_size, grid=self.grid, device=self.device)
+            return self._drawn(keys, how)
         clean = self._patch(image, "options['image']").repeat(len(keys), 1, 1, 1)
         if damaged is not None:
             return clean, self._patch(damaged, "options['damaged']").repeat(len(keys), 1, 1, 1)
         return clean, _damage(clean, keys.to(self.device), how)
+
+    def _drawn(self, keys: Tensor, how: Recipe) -> tuple[Tensor, Tensor]:
+        def part(some: Tensor) -> tuple[Tensor, Tensor]:
+            return damaged_patches(self.pool, some, how, self.patch_size, grid=self.grid, device=self.device)
+
+        if devices.must_not_wait(self.device) or len(keys) <= _PART:
+            return part(keys)
+        clean, damaged = zip(*in_parallel([partial(part, some) for some in keys.split(_PART)]), strict=True)
+        return torch.cat(clean), torch.cat(damaged)
 
     def _patch(self, image: Any, argument: str) -> Tensor:
         shape = (self.patch_size, self.patch_size, 3)

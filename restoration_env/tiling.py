@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,18 +18,10 @@ from torch import Tensor
 
 from restoration_env.errors import InvalidArgument
 from restoration_env.toolbox import Tool
+from restoration_env.workers import in_parallel
 
 Progress = Callable[[int, int], None]  # called with the tiles done and their number
-_TILE = {"cpu": 256, "cuda": 1024}  # activations that stay near the processor's cache, or fill the GPU
-
-
-class _Piece(NamedTuple):
-    """Where a tile lies, and its pixels after one of the tools, float (3, h, w), not clipped."""
-
-    step: int
-    rows: slice
-    columns: slice
-    pixels: Tensor
+_TILE = {"cpu": 192, "cuda": 1024}  # margins that cost little, activations that need little; or fill the GPU
 
 
 def apply_tools(
@@ -65,12 +57,18 @@ def apply_tools(
     frames = tuple(np.empty_like(image) for _ in range(kept))
     skipped = len(tools) - kept
     tiles = _tiles(image.shape, tile or _TILE.get(torch.device(device).type, 256))
-    for count, piece in enumerate(_pieces(image, tools, tiles, device), 1):
-        if piece.step >= skipped:
-            rounded = (piece.pixels * 255.0).round_().clamp_(0.0, 255.0).to(torch.uint8)
-            frames[piece.step - skipped][piece.rows, piece.columns] = rounded.permute(1, 2, 0).cpu().numpy()
-        if progress and count % len(tools) == 0:
-            progress(count // len(tools), len(tiles))
+
+    def piece(place: tuple[slice, slice]) -> None:
+        for step, pixels in enumerate(_after_each_tool(image, tools, *place, device)):
+            if step >= skipped:
+                rounded = (pixels * 255.0).round_().clamp_(0.0, 255.0).to(torch.uint8)
+                frames[step - skipped][place] = rounded.permute(1, 2, 0).cpu().numpy()
+
+    pieces = [partial(piece, place) for place in tiles] if tools else []
+    on_cpu = torch.device(device).type == "cpu"
+    for count, _ in enumerate(in_parallel(pieces) if on_cpu else (run() for run in pieces), 1):
+        if progress:
+            progress(count, len(tiles))
     return frames
 
 
@@ -97,30 +95,25 @@ def _parts(length: int, side: int) -> list[slice]:
 
 
 @torch.no_grad()
-def _pieces(
-    image: np.ndarray,
-    tools: Sequence[Tool],
-    tiles: Sequence[tuple[slice, slice]],
-    device: torch.device | str,
-) -> Iterator[_Piece]:
-    """Every tile after every tool, tile by tile."""
+def _after_each_tool(
+    image: np.ndarray, tools: Sequence[Tool], rows: slice, columns: slice, device: torch.device | str
+) -> Iterator[Tensor]:
+    """A tile after every tool, float (3, h, w), not clipped."""
     height, width = image.shape[:2]
     grid = math.lcm(*(tool.grid for tool in tools))
     halos = [-(-tool.halo // grid) * grid for tool in tools]  # whole cells of the grid: every cut lies on it
-    margin = sum(halos)
-    for rows, columns in tiles if tools else ():
-        down, right = _widened(rows, margin, height, grid), _widened(columns, margin, width, grid)
-        pixels = torch.from_numpy(np.array(image[down, right])).to(device)
-        batch = pixels.permute(2, 0, 1)[None].float() / 255.0
-        left = margin
-        for step, tool in enumerate(tools):
-            batch = tool(batch).to(batch.dtype)
-            left -= halos[step]
-            # What the tool made of the outermost pixels is wrong, except where the image itself ends.
-            seen_down, seen_right = down, right
-            down, right = _widened(rows, left, height, grid), _widened(columns, left, width, grid)
-            batch = batch[:, :, _within(down, seen_down), _within(right, seen_right)]
-            yield _Piece(step, rows, columns, batch[0][:, _within(rows, down), _within(columns, right)])
+    left = sum(halos)
+    down, right = _widened(rows, left, height, grid), _widened(columns, left, width, grid)
+    pixels = torch.from_numpy(np.array(image[down, right])).to(device)
+    batch = pixels.permute(2, 0, 1)[None].float() / 255.0
+    for tool, halo in zip(tools, halos, strict=True):
+        batch = tool(batch).to(batch.dtype)
+        left -= halo
+        # What the tool made of the outermost pixels is wrong, except where the image itself ends.
+        seen_down, seen_right = down, right
+        down, right = _widened(rows, left, height, grid), _widened(columns, left, width, grid)
+        batch = batch[:, :, _within(down, seen_down), _within(right, seen_right)]
+        yield batch[0][:, _within(rows, down), _within(columns, right)]
 
 
 def _widened(part: slice, margin: int, length: int, grid: int) -> slice:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from restoration_env import devices
 from restoration_env.distortions import check_images
 from restoration_env.errors import InvalidArgument, UnknownName
+from restoration_env.workers import in_parallel
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "int8")
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-_CHUNK = 32  # images a tool works on at once: activations that stay in the processor's cache
+_CHUNK = 4 * 63 * 63  # pixels a tool works on at once: activations that stay in a core's cache
+_CHUNK_IN_TRAINING = 32 * 63 * 63
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,7 @@ class Tool:
         halo: pixels on each side that an output pixel depends on; photographs are tiled with it.
         precision: "float32", or "bfloat16" to run the function under bfloat16 autocast.
         grid: pixels after which what the function does repeats; tiles begin at multiples of it.
+        backend: "torch", or what else computes the function, in the precision given ("int8" too).
     """
 
     name: str
@@ -37,15 +45,18 @@ class Tool:
     halo: int = 0
     precision: str = "float32"
     grid: int = 1
+    backend: str = "torch"
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise UnknownName("precision", self.precision, PRECISIONS)
+        known = PRECISIONS if self.backend != "torch" else PRECISIONS[:2]
+        if self.precision not in known:
+            raise UnknownName("precision", self.precision, known)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Apply the tool to float (N, 3, H, W)."""
-        images = images.contiguous(memory_format=torch.channels_last)
-        if self.precision == "float32":
+        if self.backend == "torch":
+            images = images.contiguous(memory_format=torch.channels_last)
+        if self.backend != "torch" or self.precision == "float32":
             result = self.function(images)
         else:
             with torch.autocast(images.device.type, torch.bfloat16):
@@ -71,6 +82,7 @@ class Toolbox:
         self.tools = tuple(tools)
         self.names = tuple(tool.name for tool in tools)
         self.stop = len(self.tools)
+        self._stack: Any = None
         if not self.tools or len(set(self.names)) < len(self.names) or "stop" in self.names:
             expected = "at least one tool, no two of the same name, none named 'stop'"
             raise InvalidArgument("tools", expected, self.names)
@@ -95,12 +107,23 @@ class Toolbox:
         """This toolbox with more tools after its own (and stop after them)."""
         return Toolbox("+".join((self.name, *(tool.name for tool in tools))), (*self.tools, *tools))
 
+    def _stacked(self) -> Any:
+        """The tools stacked by architecture, anew when their weights have changed; None if not all are networks."""
+        from restoration_env.stacked import StackedTools, can_stack, versions
+
+        if not can_stack(self.tools):
+            return None
+        if self._stack is None or self._stack.versions != versions(self.tools):
+            self._stack = StackedTools(self.tools)
+        return self._stack
+
     def apply(self, images: Tensor, actions: Tensor, *, check: bool = True) -> Tensor:
         """Apply to each image the tool of its action, all images of one tool together.
 
         Args:
             images: float (N, 3, H, W) in [0, 1]. What earlier tools returned may lie a little outside.
-            actions: integers (N,), 0 .. len(toolbox); the last one stops.
+            actions: integers (N,), 0 .. len(toolbox); the last one stops. With images on a GPU, actions on the host
+                are grouped there, exactly; actions on the GPU are never waited for if all tools are networks.
             check: refuse bad arguments. Callers that made the arguments themselves switch it off.
 
         Returns:
@@ -112,13 +135,30 @@ class Toolbox:
         if check:
             check_images(images, low=-1.0, high=2.0)
             check_actions(actions, len(images), len(self))
-        actions = actions.to(images.device)
+        training = torch.is_grad_enabled()
+        stacked = self._stacked() if devices.must_not_wait(actions.device) and not training else None
+        if stacked is not None:
+            return stacked.apply(images, actions)  # without waiting for the actions
         result = images.clone()
-        for action in torch.unique(actions).tolist():
-            if action == self.stop:
-                continue
-            for rows in torch.nonzero(actions == action)[:, 0].split(_CHUNK):
-                result[rows] = self.tools[action](images[rows]).to(images.dtype)
+        chunk = max(1, (_CHUNK_IN_TRAINING if training else _CHUNK) // math.prod(images.shape[-2:]))
+        if images.device.type != "cpu":
+            chunk = len(images)
+
+        def piece(tool: Tool, rows: Tensor) -> None:
+            result[rows] = tool(images[rows]).to(images.dtype)
+
+        order = torch.argsort(actions, stable=True)
+        counts = torch.bincount(actions, minlength=self.stop + 1).tolist()
+        order = devices.to_device(order, images.device)
+        groups = zip(self.tools, order.split(counts), strict=False)
+        chunks = [(tool, rows) for tool, group in groups if len(group) for rows in group.split(chunk)]
+        chunks.sort(key=lambda one: -one[0].cost * len(one[1]))  # the longest first: then all cores end together
+        pieces = [partial(piece, tool, rows) for tool, rows in chunks]
+        if training or images.device.type != "cpu":
+            for run in pieces:
+                run()
+        else:
+            deque(in_parallel(pieces), maxlen=0)
         return result
 
 
@@ -128,5 +168,9 @@ def check_actions(actions: Tensor, count: int, stop: int) -> None:
     if not integer or actions.shape != (count,):
         got = f"{actions.dtype} {tuple(actions.shape)}" if isinstance(actions, Tensor) else type(actions).__name__
         raise InvalidArgument("actions", f"an integer tensor of shape ({count},)", got)
-    if count and (int(actions.min()) < 0 or int(actions.max()) > stop):
+    if devices.must_not_wait(
+        actions.device
+    ):  # looking would mean waiting; the device refuses, at the latest when asked
+        torch._assert_async(((actions >= 0) & (actions <= stop)).all())
+    elif count and (int(actions.min()) < 0 or int(actions.max()) > stop):
         raise InvalidArgument("actions", f"between 0 and {stop} (stop)", actions.tolist())

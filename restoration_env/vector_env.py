@@ -14,13 +14,17 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from restoration_env import devices
+from restoration_env.devices import to_device
 from restoration_env.episodes import Episodes
 from restoration_env.errors import InvalidArgument, UnknownName
+from restoration_env.key_queue import KeyQueue
 from restoration_env.observations import observation_space, to_channels_last, to_numpy
 from restoration_env.randomness import draw_keys
 from restoration_env.registry import load_toolbox
 from restoration_env.source import EpisodeSource
 from restoration_env.toolbox import check_actions
+from restoration_env.workers import pieces_only
 
 OUTPUTS = ("numpy", "torch")
 
@@ -55,6 +59,7 @@ class RestoreVectorEnv(VectorEnv):
         scale: float = 1.0,
         reward: str = "psnr",
         precision: str = "float32",
+        backend: str = "torch",
         device: str = "cpu",
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         output: str = "numpy",
@@ -71,14 +76,25 @@ class RestoreVectorEnv(VectorEnv):
         self.metadata = {"autoreset_mode": self.autoreset_mode, "render_modes": []}
         self.output, self.num_envs = output, num_envs
         self.source = EpisodeSource(images, split, severity, patch_size, grid, scale, device)
-        tools = load_toolbox(toolbox, extra_tools, device=self.source.device, precision=precision)
+        tools = load_toolbox(toolbox, extra_tools, device=self.source.device, precision=precision, backend=backend)
         self.episodes = Episodes(tools, max_steps=max_steps, reward=reward)
         self.single_observation_space = observation_space(patch_size, len(tools), max_steps)
         self.single_action_space = spaces.Discrete(len(tools) + 1)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._generators: list[np.random.Generator] = []
+        self._keys: KeyQueue | None = None
+        if devices.must_not_wait(self.source.device) and output == "torch":
+            self._stay_on_device()
 
+    def _stay_on_device(self) -> None:
+        """Let steps begin new episodes without the host knowing which: all rows draw one, and few take it."""
+        self._keys = KeyQueue(self._draw, self.num_envs, self.source.device)
+
+    def _draw(self, row: int) -> int:
+        return int(draw_keys(self._generators[row], 1)[0])
+
+    @pieces_only()
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -90,8 +106,11 @@ class RestoreVectorEnv(VectorEnv):
         rows = self._rows(mask)
         self._seed(seed, rows)
         self._begin(rows, options)
+        if self._keys is not None:
+            self._keys.lay()
         return self._observation(), self._info(self.episodes.info())
 
+    @pieces_only()
     @torch.no_grad()
     def step(self, actions: Any) -> tuple[dict[str, Any], Any, Any, Any, dict[str, Any]]:
         """One action in every row: integers (N,), an array or a tensor."""
@@ -102,18 +121,27 @@ class RestoreVectorEnv(VectorEnv):
         rewards = self.episodes.step(actions)
         terminated = self.episodes.done.clone()
         info: dict[str, Any] = {}
-        if self.autoreset_mode is AutoresetMode.SAME_STEP and bool(terminated.any()):
-            info = self._final(terminated)
-            self._begin(torch.nonzero(terminated)[:, 0].cpu())
+        observation: dict[str, Any] | None = None
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and self._keys is not None:
+            info = self._final(terminated, self._observation())
+            clean, damaged = self.source.draw(self._keys.take(terminated))
+            self.episodes.begin(damaged, clean, where=terminated)
+        elif self.autoreset_mode is AutoresetMode.SAME_STEP and bool(terminated.any()):
+            last = self._observation()
+            info = self._final(terminated, last)
+            rows = torch.nonzero(terminated)[:, 0].cpu()
+            self._begin(rows)
+            observation = self._with_new(last, rows)
         elif self.autoreset_mode is AutoresetMode.NEXT_STEP and bool(ended_before.any()):
             self._begin(torch.nonzero(ended_before)[:, 0].cpu())
             terminated = terminated & ~ended_before
+        observation = observation or self._observation()
         info.update(self._info(self.episodes.info()))
         truncated = torch.zeros_like(terminated)
         if self.output == "torch":
-            return self._observation(), rewards, terminated, truncated, info
+            return observation, rewards, terminated, truncated, info
         return (
-            self._observation(),
+            observation,
             rewards.cpu().numpy(),
             terminated.cpu().numpy(),
             truncated.cpu().numpy(),
@@ -154,20 +182,32 @@ class RestoreVectorEnv(VectorEnv):
             raise InvalidArgument("seed", f"None, an integer or {self.num_envs} of them", repr(seed))
         if not self._generators:
             self._generators = [seeding.np_random()[0] for _ in range(self.num_envs)]
-        for row in rows.tolist():
-            one = seeds[row]
-            if one is not None:
-                self._generators[row] = seeding.np_random(int(one))[0]
+        seeded = [row for row in rows.tolist() if seeds[row] is not None]
+        if self._keys is not None:
+            self._keys.settle(seeded)
+        for row in seeded:
+            self._generators[row] = seeding.np_random(int(seeds[row]))[0]
 
     def _begin(self, rows: Tensor, options: Mapping[str, Any] | None = None) -> None:
-        keys = np.concatenate([draw_keys(self._generators[row], 1) for row in rows.tolist()])
-        clean, damaged = self.source.draw(torch.from_numpy(keys), options)
+        next_key = self._draw if self._keys is None else self._keys.pop
+        keys = torch.tensor([next_key(row) for row in rows.tolist()])
+        clean, damaged = self.source.draw(to_device(keys, self.source.device), options)
         whole = len(rows) == self.num_envs
         self.episodes.begin(damaged, clean, None if whole else rows.to(damaged.device))
 
-    def _observation(self) -> dict[str, Any]:
-        observation = to_channels_last(self.episodes.observation())
+    def _observation(self, rows: Tensor | None = None) -> dict[str, Any]:
+        observation = to_channels_last(self.episodes.observation(rows))
         return dict(observation) if self.output == "torch" else to_numpy(observation)
+
+    def _with_new(self, last: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
+        """The observation, given that of before the episodes of some rows began; ``last`` stays as it is."""
+        fresh = self._observation(rows.to(self.source.device))
+        observation = {
+            name: value.clone() if isinstance(value, Tensor) else value.copy() for name, value in last.items()
+        }
+        for name, value in observation.items():
+            value[rows.to(self.source.device) if isinstance(value, Tensor) else rows.numpy()] = fresh[name]
+        return observation
 
     def _info(self, info: Mapping[str, Tensor]) -> dict[str, Any]:
         """Values with, as Gymnasium has it, a mask ``_name`` beside each that says which rows hold one."""
@@ -175,12 +215,13 @@ class RestoreVectorEnv(VectorEnv):
         return {**values, **{f"_{name}": self._mask(None) for name in values}}
 
     def _mask(self, rows: Tensor | None) -> Any:
-        mask = torch.ones(self.num_envs, dtype=torch.bool) if rows is None else rows.cpu()
-        return mask.to(self.source.device) if self.output == "torch" else mask.numpy().copy()
+        device = self.source.device
+        mask = torch.ones(self.num_envs, dtype=torch.bool, device=device) if rows is None else rows.clone()
+        return mask if self.output == "torch" else mask.cpu().numpy()
 
-    def _final(self, ended: Tensor) -> dict[str, Any]:
+    def _final(self, ended: Tensor, last: Mapping[str, Any]) -> dict[str, Any]:
         """The last observation and info of the episodes that ended, taken before the next ones begin."""
-        last, info = self._observation(), self._info(self.episodes.info())
+        info = self._info(self.episodes.info())
         for name in [name for name in info if not name.startswith("_")]:
             info[f"_{name}"] = self._mask(ended)
         final_obs: Any = last

@@ -15,7 +15,7 @@ from restoration_env.agents.agent import WEIGHTS, save_agent
 from restoration_env.agents.photo import restore, restore_file
 from restoration_env.errors import InvalidArgument, UnreadableImage
 from restoration_env.photos import read_photo
-from restoration_env.tiling import _pieces, _tiles, apply_tools
+from restoration_env.tiling import _after_each_tool, _tiles, apply_tools
 from restoration_env.toolbox import Tool
 from restoration_env.tools.networks import NETWORKS, build_network
 
@@ -45,9 +45,10 @@ def test_tiles_have_no_seams(shape, side) -> None:
     tools = [toolbox[name] for name in CHAIN]
     whole = in_one_piece(image, tools)
     assembled = [torch.full((3, *shape), torch.nan) for _ in tools]
-    for step, rows, columns, pixels in _pieces(image, tools, _tiles(shape, side), "cpu"):
-        assert assembled[step][:, rows, columns].isnan().all()  # no pixel is made twice
-        assembled[step][:, rows, columns] = pixels
+    for rows, columns in _tiles(shape, side):
+        for step, pixels in enumerate(_after_each_tool(image, tools, rows, columns, "cpu")):
+            assert assembled[step][:, rows, columns].isnan().all()  # no pixel is made twice
+            assembled[step][:, rows, columns] = pixels
     for one, other in zip(assembled, whole, strict=True):
         torch.testing.assert_close(one, other, atol=2e-5, rtol=0)
     frames = apply_tools(image, tools, tile=side, keep_frames=True)
@@ -68,9 +69,8 @@ def test_the_halo_of_the_twelve_tools_is_right(name) -> None:
     image, tools = photograph(101, 118), [Tool(name, "", network, halo=network.halo, grid=network.grid)] * 2
     whole = in_one_piece(image, tools)[-1]
     assembled = torch.empty_like(whole)
-    for step, rows, columns, pixels in _pieces(image, tools, _tiles((101, 118), 25), "cpu"):
-        if step == 1:
-            assembled[:, rows, columns] = pixels
+    for rows, columns in _tiles((101, 118), 25):
+        *_, assembled[:, rows, columns] = _after_each_tool(image, tools, rows, columns, "cpu")
     torch.testing.assert_close(assembled, whole, atol=2e-5, rtol=0)
 
 

@@ -1,0 +1,139 @@
+"""Tools computed by OpenVINO on the processor, in float32, bfloat16 or eight-bit integers.
+
+Any tool that is a torch module can be compiled, at its first use. In eight bits every convolution's weights have a
+scale for each output channel and its input a range that was measured (`quantization`); sums, and the residual that
+is added to the image, are floating-point.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import torch
+from openvino import opset13 as ops
+from openvino.frontend import FrontEndManager
+from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+from torch import Tensor, nn
+
+from restoration_env.errors import InvalidArgument
+from restoration_env.folding import FoldedConv, folded
+from restoration_env.quantization import LEVELS, Range, calibration_images, input_ranges
+from restoration_env.toolbox import Tool, Toolbox
+
+_HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}  # int8: of what is not a convolution
+
+
+class CompiledNetwork:
+    """A torch module as OpenVINO computes it; compiled when it is called first.
+
+    Attributes:
+        network: the module, for whoever wants its weights.
+    """
+
+    def __init__(self, network: nn.Module, precision: str, calibration: Callable[[], Tensor]) -> None:
+        self.network, self.precision, self._calibration = network, precision, calibration
+        self._lock, self._own = threading.Lock(), threading.local()
+        self._compiled: Any = None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Float (N, 3, H, W) to the same shape."""
+        images = images.detach().float().contiguous()
+        result = torch.empty_like(images)
+        request = self._request()
+        request.set_input_tensor(ov.Tensor(images.numpy(), shared_memory=True))
+        request.set_output_tensor(ov.Tensor(result.numpy(), shared_memory=True))
+        request.infer()
+        return result
+
+    def _request(self) -> Any:
+        """What runs the network; each thread has its own."""
+        if not hasattr(self._own, "request"):
+            with self._lock:
+                if self._compiled is None:
+                    self._compiled = self._compile()
+            self._own.request = self._compiled.create_infer_request()
+        return self._own.request
+
+    def _compile(self) -> Any:
+        network = folded(self.network.cpu())
+        model = _as_model(network)
+        if self.precision == "int8":
+            layers = _quantized_layers(network)
+            _quantize(model, input_ranges(network, layers, self._calibration()))
+        settings = {
+            "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
+            # A stream for each thread that may call, without barriers between them; unpinned, so that they move to
+            # a free core where cores are shared.
+            "NUM_STREAMS": str(torch.get_num_threads()),
+            "INFERENCE_NUM_THREADS": str(torch.get_num_threads()),
+            "ENABLE_CPU_PINNING": "NO",
+        }
+        return _core().compile_model(model, "CPU", settings)
+
+
+@lru_cache(maxsize=1)
+def _core() -> Any:
+    return ov.Core()
+
+
+def compiled(toolbox: Toolbox, precision: str) -> Toolbox:
+    """A toolbox whose tools are computed by OpenVINO; each must be a torch module.
+
+    Raises:
+        InvalidArgument: if one is not.
+    """
+    calibration = lru_cache(maxsize=1)(lambda: calibration_images(toolbox))
+    tools: list[Tool] = []
+    for tool in toolbox:
+        if not isinstance(tool.function, nn.Module):
+            expected = f"'torch' for tool {tool.name!r}, which is a function and no torch module"
+            raise InvalidArgument("backend", expected, "'openvino'")
+        function = CompiledNetwork(tool.function, precision, calibration)
+        tools.append(replace(tool, function=function, precision=precision, backend="openvino"))
+    return Toolbox(toolbox.name, tools)
+
+
+def _as_model(network: nn.Module) -> Any:
+    """The module as an OpenVINO graph for batches of any shape (N, 3, H, W)."""
+    example = torch.zeros(1, 3, 64, 64)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # what OpenVINO reads is a trace
+        traced = torch.jit.trace(network, example, check_trace=False)
+    decoder = TorchScriptPythonDecoder(traced, example_input=example)
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    model = frontend.convert(frontend.load(decoder))
+    model.reshape([-1, 3, -1, -1])
+    return model
+
+
+def _quantized_layers(network: nn.Module) -> list[str]:
+    """The convolutions to compute in eight bits.
+
+    Those that see the image itself, and those that only mix channels, cost little and lose most: they stay in
+    bfloat16, like the sums of shifted columns, which have no weights to speak of.
+    """
+    sums = {f"{name}.shifts" for name, layer in network.named_modules() if isinstance(layer, FoldedConv)}
+    layers = ((name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d))
+    return [n for n, conv in layers if n not in sums and conv.in_channels >= 8 and max(conv.kernel_size) > 1]
+
+
+def _quantize(model: Any, ranges: dict[str, Range]) -> None:
+    """Put the ranges before the convolutions, and the weights in eight bits with a scale for each output."""
+    for node in model.get_ordered_ops():
+        layer = node.get_friendly_name().removeprefix("__module.").partition("/")[0]
+        if node.get_type_name() != "Convolution" or layer not in ranges:
+            continue
+        low, high = (np.float32(edge) for edge in ranges[layer])
+        rounded = ops.fake_quantize(node.input_value(0), low, high, low, high, LEVELS)
+        weights = node.input_value(1).get_node().data
+        scale = np.maximum(np.abs(weights).max(axis=(1, 2, 3), keepdims=True) / 127.0, 1e-12).astype(np.float32)
+        whole = ops.constant(np.clip(np.round(weights / scale), -127, 127).astype(np.int8))
+        node.input(0).replace_source_output(rounded.output(0))
+        node.input(1).replace_source_output(ops.multiply(ops.convert(whole, "f32"), ops.constant(scale)).output(0))

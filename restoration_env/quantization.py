@@ -1,0 +1,85 @@
+"""Eight-bit networks: what range each convolution's input has, measured on damaged photographs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from restoration_env.distortions import recipe
+from restoration_env.images import damaged_patches, load_images
+from restoration_env.toolbox import Toolbox
+
+LEVELS = 256
+Range = tuple[float, float]
+_IMAGES, _SIZE = 30, 63
+_BINS, _AT_ONCE = 2048, 6
+
+
+@torch.no_grad()
+def calibration_images(toolbox: Toolbox) -> Tensor:
+    """Images as the tools see them, float (N, 3, S, S): damaged, and after one and two tools taken at random."""
+    keys = torch.arange(_IMAGES) + (1 << 40)
+    _, damaged = damaged_patches(load_images("bundled", "train"), keys, recipe("every"), _SIZE)
+    generator = torch.Generator().manual_seed(0)
+    seen = [damaged]
+    for _ in range(2):
+        actions = torch.randint(len(toolbox), (_IMAGES,), generator=generator)
+        seen.append(toolbox.apply(seen[-1], actions, check=False))
+    return torch.cat([part[i::3] for i, part in enumerate(seen)])
+
+
+@torch.no_grad()
+def input_ranges(network: nn.Module, layers: Sequence[str], images: Tensor) -> dict[str, Range]:
+    """For each named layer, the range of its inputs that 256 levels represent with the smallest squared error.
+
+    The network sees few images at once, so that this needs little memory: first for the extremes, then to count.
+    """
+    ends = {name: (0.0, 0.0) for name in layers}  # zero is among the inputs: convolutions pad with it
+    counts = {name: torch.zeros(_BINS, dtype=torch.float64) for name in layers}
+
+    def widen(name: str, values: Tensor) -> None:
+        low, high = torch.aminmax(values)
+        ends[name] = min(ends[name][0], low.item()), max(ends[name][1], high.item())
+
+    def count(name: str, values: Tensor) -> None:
+        low, high = ends[name]
+        counts[name] += torch.histc(values.float(), _BINS, low, high).double() if low < high else 0.0
+
+    for look in (widen, count):
+        hooks = [
+            network.get_submodule(name).register_forward_pre_hook(
+                lambda _, inputs, name=name, look=look: look(name, inputs[0])
+            )
+            for name in layers
+        ]
+        for some in images.split(_AT_ONCE):
+            network(some)
+        for hook in hooks:
+            hook.remove()
+    return {name: best_range(counts[name], *ends[name]) for name in layers}
+
+
+def best_range(counts: Tensor, low: float, high: float) -> Range:
+    """The range whose 256 levels represent values best: clipping outliers makes all steps smaller.
+
+    Args:
+        counts: how many values lie in each of equal parts of ``low`` .. ``high``.
+        low: the least value, or 0, which is one of the levels.
+        high: the greatest value, or 0.
+    """
+    if low == high:
+        return 0.0, 1.0
+    bins = len(counts)
+    centres = torch.linspace(low, high, 2 * bins + 1, dtype=torch.float64)[1::2]
+    best = (math.inf, (low, high))
+    for share in (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5):
+        step = (high - low) * share / (LEVELS - 1)
+        zero = round(-low * share / step)
+        first, last = -zero * step, (LEVELS - 1 - zero) * step
+        clipped = (centres - centres.clamp(first, last)).square()
+        error = (counts * (clipped + step**2 / 12)).sum().item()
+        best = min(best, (error, (first, last)))
+    return best[1]

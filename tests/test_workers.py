@@ -1,0 +1,51 @@
+"""Pieces of work on several threads: all done, in order, their errors seen."""
+
+import threading
+
+import pytest
+import torch
+
+from restoration_env.workers import in_parallel
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_results_come_in_order_without_gradients_and_torch_keeps_its_threads(threads) -> None:
+    weight = torch.ones(1, requires_grad=True)
+    results = list(in_parallel([lambda i=i: (i, (weight * i).requires_grad) for i in range(50)]))
+    assert results == [(i, False) for i in range(50)]
+    assert torch.get_num_threads() == threads
+    assert torch.is_grad_enabled()
+    seen: list[int] = []
+    late = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    late.start()
+    late.join()
+    assert seen == [threads]  # the workers' own setting is not that of other threads
+
+
+def test_a_worker_computes_on_one_core(threads) -> None:
+    inside = set(in_parallel([torch.get_num_threads for _ in range(20)]))
+    assert inside == {1}
+
+
+def test_an_error_is_raised_where_the_result_is_asked_for(threads) -> None:
+    def fail() -> None:
+        raise ValueError("a piece failed")
+
+    with pytest.raises(ValueError, match="a piece failed"):
+        list(in_parallel([lambda: None, fail, lambda: None]))
+
+
+def test_pieces_may_have_pieces(threads) -> None:
+    inner = [lambda: sum(in_parallel([lambda i=i: i for i in range(4)])) for _ in range(9)]
+    assert sum(in_parallel(inner)) == 54
+
+
+def test_nothing_to_do_is_done(threads) -> None:
+    assert list(in_parallel([])) == []
