@@ -65,7 +65,7 @@ def test_a_suite_has_the_same_bytes_with_another_processors_instructions():
     assert done.stdout.strip() == STORED["moderate"]["sha256"]
 
 
-def blurred_tap_by_tap(images, sigma):
+def blurred_tap_by_tap(images, sigma, crop=0):
     """`gaussian_blur` once more, in NumPy: other exponentials, and sums in another order."""
     result = images.numpy().copy()
     for number, width in enumerate(sigma.tolist()):
@@ -76,7 +76,8 @@ def blurred_tap_by_tap(images, sigma):
             wide, length = np.pad(result[number], padding, mode="edge"), result.shape[axis + 1]
             taps = [kernel[k] * wide.take(range(k, k + length), axis) for k in reversed(range(21))]
             result[number] = sum(taps)
-    return torch.from_numpy(result)
+    height, width = images.shape[2:]
+    return torch.from_numpy(result[:, :, crop : height - crop, crop : width - crop])
 
 
 def normal_by_numpy(keys, shape, stream, dtype):
