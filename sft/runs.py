@@ -182,8 +182,3 @@ def cosine(iteration: int, iterations: int, warmup: int = 100) -> float:
     if iteration < warmup:
         return (iteration + 1) / warmup
     return 0.5 * (1.0 + math.cos(math.pi * (iteration - warmup) / max(1, iterations - warmup)))
-
-
-def generator(seed: int, iteration: int, rank: int = 0) -> torch.Generator:
-    """The random numbers of one iteration of one process."""
-    return torch.Generator().manual_seed((seed << 40) + (rank << 32) + iteration)
