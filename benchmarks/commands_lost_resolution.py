@@ -19,7 +19,6 @@ from restoration_env.files import write_json
 from restoration_env.provenance import provenance
 from restoration_env.registry import load_toolbox
 
-
 _LIMIT = 50.0  # dB above which an image is as good as clean, and no family's
 
 
