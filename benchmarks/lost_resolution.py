@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from restoration_env.agents.agent import ToolchainAgent
+from restoration_env.agents.agent import RestorationAgent
 from restoration_env.agents.oracles import greedy
 from restoration_env.agents.policies import roll_out
 from restoration_env.benchmarks.suites import Suite
@@ -26,7 +26,7 @@ TOOL = "sft-x4"
 def measure(
     suites: Mapping[str, Suite],
     toolboxes: Sequence[Toolbox],
-    agents: Mapping[str, ToolchainAgent],
+    agents: Mapping[str, RestorationAgent],
     note: Callable[[str], None] = lambda text: None,
 ) -> list[dict[str, Any]]:
     """A row for the greedy oracle of each toolbox and for each agent.

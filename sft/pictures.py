@@ -78,8 +78,9 @@ def modulation(crops: Sequence[Crop], resolver: SuperResolver, channel: int | No
     if not isinstance(network, SFTNet) or network.sft is None or network.conditioning != "sft":
         raise InvalidArgument("weights", "a super-resolver whose conditioning is 'sft'", resolver.name)
     maps = [resolver.maps(crop.low) for crop in crops]
+    assert network.condition is not None
     with torch.no_grad():
-        found = [network.sft.modulation(network.conditions(one)) for one in maps]
+        found = [network.sft.modulation(network.condition(one)) for one in maps]
     width = found[0][0].shape[1]
     if channel is None:
         channel = int(torch.stack([gamma[0].std((1, 2)) for gamma, _ in found]).mean(0).argmax())
