@@ -19,6 +19,8 @@ from restoration_env.files import write_json
 from restoration_env.provenance import provenance
 from restoration_env.registry import load_toolbox
 
+_LIMIT = 50.0  # dB above which an image is as good as clean, and no family's
+
 
 @click.command()
 @click.option("--images", default="bundled", show_default=True, help="Folder or name of the test images.")
@@ -37,7 +39,7 @@ def lost_resolution(
     keep_freed_memory()
     toolboxes = [load_toolbox(toolbox), load_toolbox(toolbox, [TOOL])]
     players = {f"agent {Path(name).stem}": load_agent(name) for name in agents}
-    suites = {name: patch_suite(images, split, recipe(name), count) for name in HALVES}
+    suites = {name: patch_suite(images, split, recipe(name), count, limit=_LIMIT) for name in HALVES}
     with progress_bar() as bar:
         task = bar.add_task("lost resolution", total=len(suites) * (len(toolboxes) + len(players)), note="")
         rows = measure(suites, toolboxes, players, lambda text: bar.update(task, advance=1, note=text))

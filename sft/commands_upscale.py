@@ -102,23 +102,26 @@ def pictures(
 
     priors.png: each photograph under each of the eight priors. modulation.png: gamma and beta of a channel beside the
     shares of the categories. comparison.png: bicubic, the resolvers, and the original. Photographs of no category of
-    the paper's may be among them: they are enlarged as background too.
+    the paper's may be among them: they are enlarged as background too. What the resolver does not have is left out.
     """
     if threads:
         torch.set_num_threads(threads)
     where = find_device(device)
     first, *others = (load_super_resolver(name, where) for name in (weights, *against))
     crops = [drawn.middle(photo, side) for photo in photos]
-    folder = Path(output)
-    figures = {
-        "priors": lambda: drawn.prior_swap(crops, first),
-        "modulation": lambda: drawn.modulation(crops, first, channel),
-        "comparison": lambda: drawn.comparison(crops, [first, *others]),
-    }
+    folder, conditioning = Path(output), getattr(first.network, "conditioning", "sft")
+    figures = {"comparison": lambda: drawn.comparison(crops, [first, *others])}
+    if conditioning != "none":
+        figures["priors"] = lambda: drawn.prior_swap(crops, first)
+    if conditioning == "sft":
+        figures["modulation"] = lambda: drawn.modulation(crops, first, channel)
     with progress_bar() as bar:
         task = bar.add_task("pictures", total=len(figures), note="")
         for done, (name, draw) in enumerate(figures.items(), 1):
             save_png(folder / f"{name}.png", draw())
             bar.update(task, completed=done, note=name)
-    for name in figures:
-        click.echo(folder / f"{name}.png")
+    for name in ("comparison", "priors", "modulation"):
+        if name in figures:
+            click.echo(folder / f"{name}.png")
+        else:
+            click.echo(f"{name}.png left out: the conditioning of {first.name} is {conditioning!r}", err=True)

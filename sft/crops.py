@@ -16,10 +16,10 @@ from torch import Tensor
 
 from restoration_env.errors import InvalidArgument
 from restoration_env.images import ImagePool
+from restoration_env.randomness import generator
 from restoration_env.resizing import SCALE, bicubic, enlarged_again
 from restoration_env.sft.conditioning import CATEGORIES
 from restoration_env.sft.losses import BACKGROUND
-from restoration_env.sft.runs import generator
 from restoration_env.sft.scenes import Scenes
 from restoration_env.sft.segmenter import Segmenter
 
@@ -104,7 +104,7 @@ class Crops:
 
     def batch(self, count: int, seed: int, iteration: int, rank: int = 0) -> Batch:
         """The batch of an iteration: crops at random places, flipped."""
-        random = generator(seed, iteration, rank)
+        random = generator(seed, rank, iteration)
         high, maps, categories = [], [], []
         for kind, which, down, right, flip, turn, size in torch.rand(count, 7, generator=random).tolist():
             window = self.side

@@ -101,7 +101,8 @@ class SFTNet(nn.Module):
             expected = "four times as high and wide as the images"
             raise InvalidArgument("probabilities", expected, tuple(probabilities.shape[-2:]))
         conditions = self.conditions(probabilities)
-        coarse = F.avg_pool2d(probabilities, SCALE)
+        seen = self.conditioning in ("concat", "compositional")
+        coarse = F.avg_pool2d(probabilities, SCALE) if seen else probabilities
         shallow = self.first(torch.cat((images, coarse), 1) if self.conditioning == "concat" else images)
         x = shallow
         for block in self.blocks:

@@ -78,8 +78,9 @@ def modulation(crops: Sequence[Crop], resolver: SuperResolver, channel: int | No
     if not isinstance(network, SFTNet) or network.sft is None or network.conditioning != "sft":
         raise InvalidArgument("weights", "a super-resolver whose conditioning is 'sft'", resolver.name)
     maps = [resolver.maps(crop.low) for crop in crops]
+    assert network.condition is not None
     with torch.no_grad():
-        found = [network.sft.modulation(network.conditions(one)) for one in maps]
+        found = [network.sft.modulation(network.condition(one)) for one in maps]
     width = found[0][0].shape[1]
     if channel is None:
         channel = int(torch.stack([gamma[0].std((1, 2)) for gamma, _ in found]).mean(0).argmax())
@@ -102,12 +103,13 @@ def modulation(crops: Sequence[Crop], resolver: SuperResolver, channel: int | No
 
 
 def comparison(crops: Sequence[Crop], resolvers: Sequence[SuperResolver]) -> np.ndarray:
-    """Bicubic, each resolver and the first one told "background", with PSNR and LPIPS, and the original."""
+    """Bicubic, each resolver, the first one told "background" if it listens, PSNR and LPIPS, and the original."""
     rows = []
     for crop in crops:
         made = {"bicubic": bicubic(crop.low, SCALE)} | {r.name: r(crop.low) for r in resolvers}
-        nothing = prior("background", *crop.high.shape[2:]).to(crop.low.device)
-        made[f"{resolvers[0].name}, as background"] = resolvers[0](crop.low, nothing)
+        if getattr(resolvers[0].network, "conditioning", "none") != "none":
+            nothing = prior("background", *crop.high.shape[2:]).to(crop.low.device)
+            made[f"{resolvers[0].name}, as background"] = resolvers[0](crop.low, nothing)
         captions = [(name, f"{_psnr(i, crop):.2f} dB, LPIPS {_distance(i, crop):.3f}") for name, i in made.items()]
         frames = [_pixels(image) for image in made.values()]
         rows.append(Strip(frames, captions, crop.name, (_pixels(crop.high), ("original", "")), steps=False))

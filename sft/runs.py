@@ -7,8 +7,11 @@ The data of iteration i follows from the seed, the process and i alone, so a kil
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -97,7 +100,7 @@ def train(
     stop_after: float = math.inf,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> bool:
-    """Train until the last iteration, or as long as there is time, from a checkpoint if there is one.
+    """Train until the last iteration, the end of the time or Ctrl-C, from a checkpoint if there is one.
 
     Args:
         run: what to train.
@@ -130,26 +133,47 @@ def train(
             save_checkpoint(checkpoint, {**kept, "run": run.state()})
 
     iterations = run.config.iterations
-    while run.iteration < iterations:
-        losses = run.step()
-        if not all(math.isfinite(loss) for loss in losses.values()):
-            message = f"diverged at iteration {run.iteration} ({losses})"
-            raise TrainingDiverged(f"{message}; the last good checkpoint is kept in {checkpoint}")
-        run.iteration += 1
-        validation: dict[str, float] = {}
-        if run.iteration % run.config.evaluate_every == 0 or run.iteration == iterations:
-            validation = run.evaluate()
-        report(Progress(run.iteration, iterations, losses, validation))
-        stop = time.monotonic() - started > stop_after
-        if math.isfinite(stop_after) and fabric.world_size > 1:
-            stop = fabric.broadcast(stop)  # all processes or none
-        if stop:
-            put_by()
-            return run.iteration == iterations
-        if time.monotonic() - saved > checkpoint_seconds:
-            put_by()
+    with _asked_to_stop() as asked:
+        while run.iteration < iterations:
+            losses = run.step()
+            if not all(math.isfinite(loss) for loss in losses.values()):
+                message = f"diverged at iteration {run.iteration} ({losses})"
+                raise TrainingDiverged(f"{message}; the last good checkpoint is kept in {checkpoint}")
+            run.iteration += 1
+            validation: dict[str, float] = {}
+            if run.iteration % run.config.evaluate_every == 0 or run.iteration == iterations:
+                validation = run.evaluate()
+            report(Progress(run.iteration, iterations, losses, validation))
+            stop = bool(asked) or time.monotonic() - started > stop_after
+            if fabric.world_size > 1:
+                stop = fabric.broadcast(stop)  # all processes or none
+            if stop and run.iteration < iterations:
+                put_by()
+                return False
+            if time.monotonic() - saved > checkpoint_seconds:
+                put_by()
     run.seconds += time.monotonic() - began
     return True
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """A list that is no longer empty once Ctrl-C was pressed; a second time interrupts at once."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked  # signals are not for us
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def remember(number: int, frame: object) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def cosine(iteration: int, iterations: int, warmup: int = 100) -> float:
@@ -158,8 +182,3 @@ def cosine(iteration: int, iterations: int, warmup: int = 100) -> float:
     if iteration < warmup:
         return (iteration + 1) / warmup
     return 0.5 * (1.0 + math.cos(math.pi * (iteration - warmup) / max(1, iterations - warmup)))
-
-
-def generator(seed: int, iteration: int, rank: int = 0) -> torch.Generator:
-    """The random numbers of one iteration of one process."""
-    return torch.Generator().manual_seed((seed << 40) + (rank << 32) + iteration)

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
 from restoration_env.files import read_weights, save_weights
+from restoration_env.randomness import generator
 from restoration_env.resizing import SCALE, enlarged_again
 from restoration_env.sft.backbone import pretrained_backbone
-from restoration_env.sft.runs import Progress, cosine, generator, train
+from restoration_env.sft.runs import Progress, cosine, train
 from restoration_env.sft.scenes import VOID, Scenes
 from restoration_env.sft.segmenter import NETWORKS, LiteSegmenter, Segmenter, build_segmenter
 
@@ -76,7 +77,7 @@ class SegmenterConfig:
 
 def training_crops(scenes: Scenes, config: SegmenterConfig, iteration: int, rank: int = 0) -> tuple[Tensor, Tensor]:
     """Crops (batch, 3, crop, crop) in [0, 1], scaled by 0.75 to 1.5 and flipped, and their labels."""
-    random = generator(config.seed, iteration, rank)
+    random = generator(config.seed, rank, iteration)
     images, labels = [], []
     for _ in range(config.batch):
         which, scale, down, right, flip, low, light = torch.rand(7, generator=random).tolist()

@@ -59,12 +59,15 @@ class SuperResolver:
         if len(shape) != 4 or shape[1] != 3 or min(shape[2:]) < SMALLEST // SCALE:
             expected = f"of shape (N, 3, H, W), at least {SMALLEST // SCALE} pixels high and wide"
             raise InvalidArgument("images", expected, shape)
-        if maps is None:
+        if maps is None and getattr(self.network, "conditioning", "") == "none":  # it would not look at them
+            height, width = (SCALE * side for side in images.shape[2:])
+            maps = prior("background", 1, 1).to(images.device).expand(len(images), -1, height, width)
+        elif maps is None:
             maps = self.maps(images)
         else:
             check_maps(maps, images)
         images = images.contiguous(memory_format=torch.channels_last)
-        made: Tensor = self.network(images, maps.contiguous(memory_format=torch.channels_last))
+        made: Tensor = self.network(images, maps)
         return made.float()
 
     def maps(self, images: Tensor) -> Tensor:

@@ -53,6 +53,12 @@ def test_it_enlarges_by_four_with_its_own_maps_or_given_ones(resolver):
     assert not torch.equal(made, resolver(images, prior("sky", 48, 60).expand(2, -1, -1, -1)))
 
 
+def test_a_network_that_is_told_nothing_needs_no_segmenter(resolver):
+    blind = SuperResolver("blind", SFTNet(width=8, blocks=1, conditioning="none"), resolver.segmenter)
+    images = torch.rand(2, 3, 5, 6)
+    torch.testing.assert_close(blind(images), blind(images, resolver.maps(images)))
+
+
 @pytest.mark.parametrize(
     ("images", "maps", "message"),
     [

@@ -57,6 +57,8 @@ def test_a_batch_is_a_function_of_its_iteration(crops):
     one, same, other = crops.batch(6, 0, 3), crops.batch(6, 0, 3), crops.batch(6, 0, 4)
     assert torch.equal(one.high, same.high) and torch.equal(one.maps, same.maps)
     assert not torch.equal(one.high, other.high)
+    assert not torch.equal(one.high, crops.batch(6, 1, 3).high)  # another seed
+    assert not torch.equal(one.high, crops.batch(6, 0, 3, rank=1).high)  # another process
     assert one.high.shape == (6, 3, 48, 48) and one.low.shape == (6, 3, 12, 12) and one.maps.shape == (6, 8, 48, 48)
     torch.testing.assert_close(one.low, bicubic(one.high, 0.25).clamp(0, 1))
     torch.testing.assert_close(one.maps.sum(1), torch.ones(6, 48, 48))
