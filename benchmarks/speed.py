@@ -252,7 +252,7 @@ def agreement(
     found: dict[str, dict[str, float]] = {name: {} for name in boxes}
     for severity in SEVERITY_RANGES:
         suite = patch_suite(images, split, recipe(severity), count)
-        clean, damaged = suite.clean.to(device), suite.damaged.to(device)
+        clean, damaged = (part.to(device) for part in suite.patches())
         random = torch.randint(len(reference) + 1, (3, count), generator=torch.Generator().manual_seed(0))
         for policy in ("random", "agent"):
             note(f"agreement on {severity} damage, {policy} toolchains")
