@@ -21,7 +21,7 @@ from restoration_env.agents.pretraining import pretrain
 from restoration_env.agents.validation import mean_gains, validation_batches
 from restoration_env.distortions import recipe
 from restoration_env.errors import UnknownName, check_at_least
-from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint
+from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint, saved_when_interrupted
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.toolbox import Toolbox
 
@@ -111,7 +111,7 @@ def train_exact(
         validation: other clean images; the weights with the best gain on their damage are kept.
         path: the safetensors file to write; the checkpoint stands beside it on the way.
         device: where everything runs.
-        checkpoint_seconds: time between two checkpoints. The replay memory is not in them.
+        checkpoint_seconds: time between two checkpoints; a Ctrl-C writes one too. The replay memory is not in them.
         report: called after every batch.
         card: further entries of the weights' card.
 
@@ -158,26 +158,32 @@ def train_exact(
 
         pretrain(network, train, damage, iterations=config.pretraining, seed=config.seed, device=device, report=tell)
         learner.target.load_state_dict(network.state_dict())
-    while learner.images < config.episodes:
-        share = learner.images / config.episodes
-        for group in learner.optimizer.param_groups:
-            group["lr"] = config.learning_rate * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * share)))
-        keys = torch.arange(config.batch) + (config.seed << 32) + learner.images
-        learner.visit(toolbox, *damaged_patches(train, keys, damage, network.patch_size, device=device))
-        loss = sum(learner.learn(config.sample) for _ in range(config.updates)) / config.updates
-        judged, done = None, learner.images >= config.episodes
-        if done or (learner.images // config.batch) % config.evaluate_every == 0:
-            judged = mean_gains(agent, held_out)
-            history.append({"images": learner.images, **{name: round(gain, 4) for name, gain in judged.items()}})
-            if sum(judged.values()) / len(judged) > best_gain:
-                best_gain = sum(judged.values()) / len(judged)
-                best = {name: value.clone() for name, value in learner.target.state_dict().items()}
-        if time.monotonic() - saved > checkpoint_seconds:
-            seconds += time.monotonic() - began
-            began = saved = time.monotonic()
-            state = {"config": identity, "learner": learner.state(), "best": best, "best_gain": best_gain}
-            save_checkpoint(checkpoint, {**state, "seconds": seconds, "history": history})
-        report(ExactProgress(learner.images, config.episodes, loss, judged))
+
+    def save() -> None:
+        nonlocal began, saved, seconds
+        seconds += time.monotonic() - began
+        began = saved = time.monotonic()
+        state = {"config": identity, "learner": learner.state(), "best": best, "best_gain": best_gain}
+        save_checkpoint(checkpoint, {**state, "seconds": seconds, "history": history})
+
+    with saved_when_interrupted(save):
+        while learner.images < config.episodes:
+            share = learner.images / config.episodes
+            for group in learner.optimizer.param_groups:
+                group["lr"] = config.learning_rate * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * share)))
+            keys = torch.arange(config.batch) + (config.seed << 32) + learner.images
+            learner.visit(toolbox, *damaged_patches(train, keys, damage, network.patch_size, device=device))
+            loss = sum(learner.learn(config.sample) for _ in range(config.updates)) / config.updates
+            judged, done = None, learner.images >= config.episodes
+            if done or (learner.images // config.batch) % config.evaluate_every == 0:
+                judged = mean_gains(agent, held_out)
+                history.append({"images": learner.images, **{name: round(gain, 4) for name, gain in judged.items()}})
+                if sum(judged.values()) / len(judged) > best_gain:
+                    best_gain = sum(judged.values()) / len(judged)
+                    best = {name: value.clone() for name, value in learner.target.state_dict().items()}
+            if time.monotonic() - saved > checkpoint_seconds:
+                save()
+            report(ExactProgress(learner.images, config.episodes, loss, judged))
     learner.target.load_state_dict(best)
     learner.target.scale_values(UNIT)
     facts = {

@@ -15,6 +15,7 @@ AGENT += ["--validation-images", "2", "--batch", "8", "--episodes", "64", "--upd
 COMMANDS = {
     "drqn": ([*AGENT, "--algo", "drqn"], "drqn", "damaged_patches"),
     "lookahead": ([*AGENT, "--algo", "lookahead"], "lookahead_training", "damaged_patches"),
+    "exact": ([*AGENT, "--algo", "exact", "--pretraining", "0"], "exact", "damaged_patches"),
     "classifier": (["train", "classifier", "--device", "cpu", "--batch", "4"], "classifier", "labelled_patches"),
 }
 
