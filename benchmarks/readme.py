@@ -112,7 +112,8 @@ def with_tables(text: str) -> str:
     for name, draw in (
         ("leaderboard", leaderboard_table),
         ("gain_matrix", tools_table),
-        ("joint_first", before_and_after),
+        ("chains", before_and_after),
+        ("chains_gains", tools_table),
         ("segmenter", segmenter_table),
         ("sft_comparison", super_resolution_table),
         ("lost_resolution", lost_resolution_table),

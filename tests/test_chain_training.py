@@ -7,13 +7,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restoration_env.distortions import LOSSLESS
+from restoration_env.distortions import LOSSLESS, recipe
+from restoration_env.episodes import Episodes
 from restoration_env.errors import InvalidArgument
 from restoration_env.files import load_checkpoint, read_weights
 from restoration_env.images import load_images
+from restoration_env.registry import load_toolbox
 from restoration_env.toolbox import Tool, Toolbox
 from restoration_env.tools.catalogue import CATALOGUE, NAMES
-from restoration_env.tools.chain_training import ChainConfig, ChainRun, matching_chains, train_in_chains
+from restoration_env.tools.chain_training import ChainConfig, ChainRun, chain_batch, matching_chains, train_in_chains
 from restoration_env.tools.training import TrainingDiverged
 
 STOP = len(NAMES)
@@ -182,3 +184,17 @@ def test_a_run_that_diverges_keeps_its_last_checkpoint(photos, tmp_path):
 def test_settings_that_mean_nothing_are_refused(setting):
     with pytest.raises(InvalidArgument, match=next(iter(setting))):
         ChainConfig(**setting)
+
+
+def test_the_shipped_tools_trained_in_chains_are_better_in_chains():
+    clean, damaged, chains = chain_batch(
+        load_images("bundled", "test"), PLAIN, torch.arange(32), recipe("moderate"), "aligned", "cpu"
+    )
+    gains = {}
+    for name in ("cnn12", "cnn12-joint"):
+        episodes = Episodes(load_toolbox(name))
+        episodes.begin(damaged, clean)
+        for actions in chains[:, 0].unbind(1):
+            episodes.step(actions)
+        gains[name] = (episodes.psnr - episodes.psnr_initial).mean().item()
+    assert gains["cnn12-joint"] > gains["cnn12"] + 0.1 > 1.0
