@@ -266,6 +266,8 @@ def _best_classical(sources: Sources) -> Entry:
 
 
 def _oracle(toolbox: str, sources: Sources) -> Entry:
+    if sources.oracle == "none":
+        raise InvalidArgument("oracle", f"one of {', '.join(ORACLES)}, as an entry is an oracle", "'none'")
     tools = load_tools(toolbox, sources)
     policy = Oracle(sources.oracle, tools, sources.max_steps)
     patches, seconds = toolbox_cost(toolbox)

@@ -297,3 +297,8 @@ def test_the_published_owan_restores():
     row = evaluate(policy, policy.toolbox, suite)
     assert row["gain"] > 1.5 and row["harmed"] == 0 and row["mean_tools"] == 1
     assert policy.parameters == 391_456 and policy.toolbox.name == "owan"
+
+
+def test_an_oracle_as_an_entry_needs_a_kind_of_oracle():
+    with pytest.raises(InvalidArgument, match="oracle must be one of greedy, beam, exhaustive"):
+        load_entry("oracle:classical", Sources(oracle="none"))
