@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 _BUILDERS = {"critic": "restoration_env.agents.lookahead:build_agent"}
 
 
-class RestorationAgent:
+class RestorationAgent(ABC):
     """What all agents share: they restore batches by patches of their size, and whole photographs.
 
     An image larger than the network's patch is judged by patches spread over it, which take every action together.
@@ -49,14 +50,15 @@ class RestorationAgent:
         self.caution = float(self.card.get("caution", 0.0))
         self.q_values = torch.empty(0)
 
+    @abstractmethod
     def reset(self, count: int) -> None:
         """Forget what was seen: ``count`` new images come."""
-        raise NotImplementedError
 
+    @abstractmethod
     def act(self, observation: Mapping[str, Tensor]) -> Tensor:
         """The next action for each image, int64 (N,)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decide(self, image: Tensor) -> tuple[tuple[int, ...], Tensor]:
         """The toolchain for one image of any size, chosen by the patches spread over it.
 
@@ -69,7 +71,6 @@ class RestorationAgent:
             The actions, stop included if it was chosen, and the mean Q values before each, float
             (steps, actions).
         """
-        raise NotImplementedError
 
     def facts(self) -> dict[str, Any]:
         """What the card must say for the agent to be built again."""

@@ -18,7 +18,7 @@ from restoration_env.files import write_json
 from restoration_env.provenance import provenance
 from restoration_env.registry import load_toolbox
 from restoration_env.rendering import save_png
-from restoration_env.tools.catalogue import CATALOGUE, WEIGHTS
+from restoration_env.tools.catalogue import CATALOGUE, TOOLBOXES
 
 _images = click.option("--images", default="bundled", show_default=True, help="Folder or name of the test images.")
 _split = click.option("--split", default="test", show_default=True, help="Part of the test images, or all.")
@@ -58,7 +58,7 @@ def gains(
     update_cards: bool,
 ) -> None:
     """Apply every tool to every band of pure damage and report the gain matrix."""
-    toolboxes = {"ours" if name == "cnn12" else name: load_toolbox(name) for name in names}
+    toolboxes = {name: load_toolbox(name) for name in names}
     if published:
         toolboxes["published"] = load_published(published).toolbox
     tools_in_order = [spec.name for spec in CATALOGUE]
@@ -78,9 +78,9 @@ def gains(
         write_json(json_path, {**provenance(_command("gains", **options)), **result})
     if picture:
         save_png(picture, draw_matrices(matrices, tools_in_order, [band.name for band in bands]))
-    if update_cards and "ours" in matrices:
-        for name, gain in zip(tools_in_order, diagonal(matrices["ours"]), strict=True):
-            path = WEIGHTS / "cnn12" / f"{name}.json"
+    for toolbox in set(names) & set(TOOLBOXES) if update_cards else ():
+        for name, gain in zip(tools_in_order, diagonal(matrices[toolbox]), strict=True):
+            path = TOOLBOXES[toolbox].folder / f"{name}.json"
             write_json(path, {**read_result(path), "held_out_gain_db": gain, "held_out_images": bands[0].source})
     table = Table(title=f"Gain on the own band, dB ({bands[0].source})")
     for heading in ("tool", "band", *matrices):

@@ -7,6 +7,7 @@ weights ``restoration-env perceptual-weights`` makes, and VGG19's last convoluti
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -54,7 +55,7 @@ class Discriminator(nn.Module):
         return self.head(self.body(images * 2.0 - 1.0).flatten(1))[:, 0]
 
 
-class AdversarialLoss(nn.Module):
+class AdversarialLoss(nn.Module, ABC):
     """A perceptual and an adversarial loss; the discriminator learns from every batch the generator has learned from.
 
     Args:
@@ -67,9 +68,9 @@ class AdversarialLoss(nn.Module):
         self.features, self.discriminator, self.weight = VGGFeatures(), discriminator, weight
         self.optimizer = torch.optim.Adam(discriminator.parameters(), 1e-4, betas=(0.9, 0.999))
 
+    @abstractmethod
     def perceptual(self, images: Tensor, clean: Tensor) -> Tensor:
         """The perceptual loss (N,)."""
-        raise NotImplementedError
 
     def forward(self, images: Tensor, clean: Tensor) -> Tensor:
         """The loss (N,) of enlarged images (N, 3, 96, 96) against the photographs."""

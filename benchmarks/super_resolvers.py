@@ -11,6 +11,7 @@ and in the published counts, there is none.
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -63,7 +64,7 @@ class SuperResolver(nn.Module):
         return luma(images) if self.on_luma else images
 
 
-class LumaResolver(SuperResolver):
+class LumaResolver(SuperResolver, ABC):
     """Predicts the luma; the colours are interpolated bicubically, which changes R, G and B by the same amount."""
 
     on_luma = True
@@ -75,9 +76,9 @@ class LumaResolver(SuperResolver):
         found = self.enlarge(luma(images), interpolated)
         return wide + (found - interpolated).to(wide.dtype) * (255 / 219)
 
+    @abstractmethod
     def enlarge(self, small: Tensor, interpolated: Tensor) -> Tensor:
         """The luma (N, 1, 4h, 4w), from that of the image (N, 1, h, w) and its bicubic interpolation."""
-        raise NotImplementedError
 
 
 class SRCNN(LumaResolver):

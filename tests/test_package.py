@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from restoration_env.registry import find_target
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -126,3 +128,18 @@ def test_bad_input_ends_in_one_sentence_and_status_2(arguments, words, capsys, t
     assert end.value.code == 2
     assert words in captured.err and "Traceback" not in captured.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("target", "missing"),
+    [
+        ("restoration_env.agents.agent:RestorationAgent", "decide"),
+        ("restoration_env.tools.networks:ToolNetwork", "residual"),
+        ("restoration_env.benchmarks.super_resolvers:LumaResolver", "enlarge"),
+        ("restoration_env.benchmarks.super_resolution_losses:AdversarialLoss", "perceptual"),
+    ],
+)
+def test_a_subclass_that_leaves_out_what_it_must_say_is_never_made(target, missing):
+    base = find_target(target)
+    with pytest.raises(TypeError, match=missing):
+        type("Incomplete", (base,), {})()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -15,7 +16,7 @@ def _conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
 
 
-class ToolNetwork(nn.Module):
+class ToolNetwork(nn.Module, ABC):
     """Predicts the correction of a damaged image: float (N, 3, H, W) to the same shape, not clipped.
 
     Attributes:
@@ -28,9 +29,9 @@ class ToolNetwork(nn.Module):
     halo: int
     grid = 1
 
+    @abstractmethod
     def residual(self, images: Tensor) -> Tensor:
         """The correction (N, 3, H, W) that `forward` adds to the images."""
-        raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
         """The images plus their correction; the sum is taken in the images' own precision."""
