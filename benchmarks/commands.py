@@ -33,8 +33,9 @@ def _command(name: str, **options: Any) -> str:
         if value is True:
             words.append(f"--{option.replace('_', '-')}")
         elif value is not None and value is not False:
-            text = Path(value).name if option in ("images", "published") else value
-            words += [f"--{option.replace('_', '-')}", str(text)]
+            for one in value if isinstance(value, tuple) else (value,):
+                text = Path(one).name if option in ("images", "published") else one
+                words += [f"--{option.replace('_', '-')}", str(text)]
     return " ".join(words)
 
 
@@ -73,7 +74,7 @@ def gains(
             bar.update(task, note=f"tools of {name}")
             matrices[name] = gain_matrix(tools, bands)
     result = as_json(matrices, tools_in_order, bands)
-    options = {"images": images, "split": split, "count": count, "toolbox": ",".join(names), "published": published}
+    options = {"images": images, "split": split, "count": count, "toolbox": names, "published": published}
     if json_path:
         write_json(json_path, {**provenance(_command("gains", **options)), **result})
     if picture:
