@@ -23,6 +23,7 @@ from restoration_env.distortions import recipe
 from restoration_env.errors import UnknownName, check_at_least
 from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint, saved_when_interrupted
 from restoration_env.images import ImagePool, damaged_patches
+from restoration_env.schedules import cosine
 from restoration_env.toolbox import Toolbox
 
 
@@ -168,9 +169,9 @@ def train_exact(
 
     with saved_when_interrupted(save):
         while learner.images < config.episodes:
-            share = learner.images / config.episodes
+            share = cosine(learner.images, config.episodes, floor=0.02)
             for group in learner.optimizer.param_groups:
-                group["lr"] = config.learning_rate * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * share)))
+                group["lr"] = config.learning_rate * share
             keys = torch.arange(config.batch) + (config.seed << 32) + learner.images
             learner.visit(toolbox, *damaged_patches(train, keys, damage, network.patch_size, device=device))
             loss = sum(learner.learn(config.sample) for _ in range(config.updates)) / config.updates

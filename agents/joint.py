@@ -18,10 +18,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from restoration_env.agents.agent import ToolchainAgent, save_agent
 from restoration_env.agents.exact_values import ExactValues, Step, near_choice
@@ -31,9 +31,11 @@ from restoration_env.agents.validation import mean_gains, validation_batches
 from restoration_env.distortions import recipe
 from restoration_env.episodes import Episodes
 from restoration_env.errors import check_at_least
-from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint, save_weights
+from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint
 from restoration_env.images import ImagePool, damaged_patches
+from restoration_env.schedules import cosine
 from restoration_env.toolbox import Toolbox
+from restoration_env.tools.together import ToolsTogether, copied
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,6 @@ class JointProgress:
     validation: dict[str, float] | None
 
 
-class JointTrainingDiverged(RuntimeError):
-    """The loss is no longer a number; the last good checkpoint was kept."""
-
-
 class JointRun:
     """Tools and agent in training, and all that a checkpoint holds.
 
@@ -122,8 +120,7 @@ class JointRun:
     ) -> None:
         self.config, self.toolbox, self.device = config, toolbox, torch.device(device)
         self.objective = objective or Decibels()
-        self.tools = nn.ModuleDict({tool.name: cast("nn.Module", tool.function) for tool in toolbox})
-        self.tools.requires_grad_(True)
+        self.tools = ToolsTogether(toolbox, config.averaging, config.learning_rate)
         self.network = network.requires_grad_(True)
         self.values = ExactValues(
             network,
@@ -135,36 +132,18 @@ class JointRun:
             seed=config.seed,
         )
         self.agent = ToolchainAgent(self.values.target, toolbox, config.max_steps)  # an average of the learner
-        self.optimizers = {
-            name: torch.optim.AdamW(tool.parameters(), config.learning_rate, weight_decay=1e-5)
-            for name, tool in self.tools.items()
-        }
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.iteration, self.seconds, self.used = 0, 0.0, torch.zeros(len(toolbox) + 1, dtype=torch.long)
-        self.average = self._copy(self.tools)
+        self.iteration, self.seconds = 0, 0.0
         self.best_gain, self.best = -math.inf, self._weights()
         self.history: list[dict[str, float]] = []
 
-    @staticmethod
-    def _copy(module: nn.Module) -> dict[str, Tensor]:
-        return {name: value.detach().clone() for name, value in module.state_dict().items()}
-
     def _weights(self) -> dict[str, dict[str, Tensor]]:
         """The averaged tools and the agent, copied."""
-        average = {name: value.clone() for name, value in self.average.items()}
-        return {"tools": average, "network": self._copy(self.values.target)}
-
-    def schedule(self) -> float:
-        """The share of the peak learning rates now: a short warm-up, then a cosine down to a fiftieth."""
-        warmup = min(100, self.config.iterations // 10)
-        if self.iteration < warmup:
-            return (self.iteration + 1) / warmup
-        share = (self.iteration - warmup) / max(1, self.config.iterations - warmup)
-        return 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * share))
+        return {"tools": copied(self.tools.average), "network": copied(self.values.target.state_dict())}
 
     def step(self, clean: Tensor, damaged: Tensor) -> tuple[float, float]:
         """One iteration; returns the mean gain in dB of the chains and the agent's loss."""
-        rate = self.schedule()
+        rate = cosine(self.iteration, self.config.iterations, warmup=100, floor=0.02)
         agent_loss = 0.0
         if self.config.branched and self.iteration % self.config.agent_every == 0:
             rows = slice(0, self.config.branched)
@@ -193,29 +172,7 @@ class JointRun:
             rewards = episodes.step(actions).detach()
             steps.append(Step(seen["image"], seen["last_action"], actions, rewards, going))
         loss = (self.objective(episodes.images, clean) + self.config.earlier * earlier).mean()
-        value = loss.item()
-        if not math.isfinite(value):
-            raise JointTrainingDiverged(f"joint training diverged at iteration {self.iteration} (loss {value})")
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
-        if loss.requires_grad:  # else the agent stopped at once on every image
-            loss.backward()
-        uses = torch.bincount(episodes.toolchain.clamp_min(0).flatten(), episodes.toolchain.flatten() >= 0)
-        self.used += uses.new_zeros(len(self.used)).index_add_(0, torch.arange(len(uses)), uses).long().cpu()
-        for number, (name, tool) in enumerate(self.tools.items()):
-            count = float(uses[number]) if number < len(uses) else 0.0
-            if not count:
-                continue
-            for parameter in tool.parameters():
-                if parameter.grad is not None:
-                    parameter.grad.mul_(len(clean) / count)
-            nn.utils.clip_grad_norm_(tool.parameters(), 20.0)
-            for group in self.optimizers[name].param_groups:
-                group["lr"] = rate * self.config.learning_rate
-            self.optimizers[name].step()
-        decay = min(self.config.averaging, self.iteration / (self.iteration + 10))
-        for name, value in self.tools.state_dict().items():
-            self.average[name].lerp_(value, 1.0 - decay)
+        self.tools.descend(loss, episodes.toolchain, rate)
         self.objective.learn(episodes.images.detach(), clean)
         if self.config.branched:
             self.values.remember(steps)
@@ -224,10 +181,8 @@ class JointRun:
     @torch.no_grad()
     def judge(self, held_out: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
         """The greedy agent's gain in dB on each severity with the averaged tools; kept if the mean is the best."""
-        current = self._copy(self.tools)
-        self.tools.load_state_dict(self.average)
-        gains = mean_gains(self.agent, held_out)
-        self.tools.load_state_dict(current)
+        with self.tools.averaged():
+            gains = mean_gains(self.agent, held_out)
         mean = sum(gains.values()) / len(gains)
         self.history.append({"iteration": self.iteration, **{k: round(v, 4) for k, v in gains.items()}})
         if mean > self.best_gain:
@@ -238,15 +193,12 @@ class JointRun:
         """All that `restore` needs."""
         return {
             "config": {**asdict(self.config), "tools": ", ".join(self.toolbox.names)},
-            "tools": self.tools.state_dict(),
-            "average": self.average,
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "tools": self.tools.state(),
             "values": self.values.state(),
             "objective": self.objective.state(),
             "generator": self.generator.get_state(),
             "iteration": self.iteration,
             "seconds": self.seconds,
-            "used": self.used,
             "best": self.best,
             "best_gain": self.best_gain,
             "history": self.history,
@@ -255,14 +207,11 @@ class JointRun:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint of the same configuration and tools; another one is refused."""
         check_same_configuration(state["config"], self.state()["config"])
-        self.tools.load_state_dict(state["tools"])
-        self.average = {name: value.to(self.device) for name, value in state["average"].items()}
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+        self.tools.restore(state["tools"])
         self.values.restore(state["values"])
         self.objective.restore(state["objective"])
         self.generator.set_state(state["generator"])
-        self.iteration, self.seconds, self.used = state["iteration"], state["seconds"], state["used"]
+        self.iteration, self.seconds = state["iteration"], state["seconds"]
         self.best, self.best_gain, self.history = state["best"], state["best_gain"], state["history"]
 
 
@@ -303,7 +252,7 @@ def train_joint(
 
     Raises:
         InvalidArgument: if there is a checkpoint of another configuration or toolbox.
-        JointTrainingDiverged: if the loss is no longer a number; the last good checkpoint stays.
+        TrainingDiverged: if the loss is no longer a number; the last good checkpoint stays.
     """
     folder = Path(folder)
     checkpoint = folder / "joint.checkpoint"
@@ -336,7 +285,6 @@ def _write(
     run: JointRun, folder: Path, cards: Mapping[str, Mapping[str, Any]], extra: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write the best weights of all tools and of the agent."""
-    run.tools.load_state_dict(run.best["tools"])
     run.values.target.load_state_dict(run.best["network"])
     facts = {
         "training": {**asdict(run.config), "iterations_done": run.iteration},
@@ -345,18 +293,7 @@ def _write(
         "validation_gain_db": round(run.best_gain, 4),
         **extra,
     }
-    for number, (name, tool) in enumerate(run.tools.items()):
-        before = dict(cards.get(name, {}))
-        kept: dict[str, Any] = {
-            key: before[key] for key in ("name", "description", "network", "parameters", "licence") if key in before
-        }
-        origin = {key: before.get(key) for key in ("sha256", "command", "commit", "seconds", "training")}
-        uses = int(run.used[number])
-        save_weights(
-            folder / f"{name}.safetensors",
-            tool.state_dict(),
-            {**kept, "started_from": origin, "uses": uses, **facts},
-        )
+    run.tools.write(folder, run.best["tools"], cards, facts)
     run.values.target.scale_values(UNIT)
     save_agent(folder / "agent.safetensors", run.agent, {**facts, "history": run.history})
     (folder / "joint.checkpoint").unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from restoration_env.errors import InvalidArgument, check_at_least
 from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint, saved_when_interrupted
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.metrics import psnr
+from restoration_env.schedules import cosine
 from restoration_env.toolbox import Toolbox
 
 _FIRST_KEY = 1 << 46  # of the training patches, so that no other training draws the same
@@ -216,9 +216,9 @@ class _Run:
             for network in (self.learner, self.average):
                 network.scale_to(*(torch.cat(column) for column in list(zip(*self.memory, strict=True))[:2]))
             self.scaled = True
-        share = self.images / self.config.episodes
+        share = cosine(self.images, self.config.episodes)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
+            group["lr"] = self.config.learning_rate * share
         losses = [self.learn() for _ in range(self.config.updates)]
         return sum(losses) / max(1, len(losses))
 

@@ -7,7 +7,6 @@ could be run on. The memory and the Q values are not touched.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -18,6 +17,7 @@ from restoration_env.agents.network import ToolchainNetwork
 from restoration_env.distortions import Recipe
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.randomness import uniform
+from restoration_env.schedules import cosine
 
 
 def strengths(damage: Recipe, keys: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def pretrain(
     optimizer = torch.optim.AdamW(learned, learning_rate, weight_decay=1e-4)
     pool, errors = pool.fitting(network.patch_size), []
     for iteration in range(iterations):
-        rate = learning_rate * 0.5 * (1.0 + math.cos(math.pi * iteration / iterations))
+        rate = learning_rate * cosine(iteration, iterations)
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, (iteration + 1) / 50)
         keys = torch.arange(batch) + (seed << 40) + (1 << 38) + iteration * batch

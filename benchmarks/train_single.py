@@ -25,11 +25,12 @@ from torch import Tensor, nn
 from restoration_env.agents.validation import validation_batches
 from restoration_env.benchmarks.networks import NETWORKS, build_network
 from restoration_env.distortions import recipe
-from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
+from restoration_env.errors import InvalidArgument, TrainingDiverged, UnknownName, check_at_least
 from restoration_env.files import check_same_configuration, load_checkpoint, read_weights, save_checkpoint, save_weights
 from restoration_env.images import ImagePool, damaged_patches
+from restoration_env.schedules import cosine
 from restoration_env.toolbox import PRECISIONS
-from restoration_env.tools.training import ENOUGH, Progress, TrainingDiverged, mean_gain
+from restoration_env.tools.training import ENOUGH, Progress, mean_gain
 
 STILL = 0.02  # dB: what counts as no movement of the validation PSNR
 _LATER = 0.4  # of the learning rate: the peak in the rounds that are added
@@ -255,10 +256,7 @@ class _Run:
         ends = [0, *self.config.ends()]
         number = next(n for n, end in enumerate(ends[1:]) if self.iteration < end)
         length, done = ends[number + 1] - ends[number], self.iteration - ends[number]
-        peak, warmup = self.config.learning_rate * (_LATER if number else 1.0), min(200, length // 10)
-        if done < warmup:
-            return peak * (done + 1) / warmup
-        return peak * 0.5 * (1.0 + math.cos(math.pi * (done - warmup) / max(1, length - warmup)))
+        return self.config.learning_rate * (_LATER if number else 1.0) * cosine(done, length, warmup=200)
 
     def step(self, clean: Tensor, damaged: Tensor) -> float:
         """One optimiser step; returns the loss, the negative mean PSNR in dB."""

@@ -28,12 +28,11 @@ from restoration_env.benchmarks.super_resolution_data import Pairs, training_pat
 from restoration_env.benchmarks.super_resolution_losses import CROP, LOSSES
 from restoration_env.benchmarks.super_resolvers import SuperResolver, build_resolver, specification
 from restoration_env.benchmarks.train_single import converged
-from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
+from restoration_env.errors import InvalidArgument, TrainingDiverged, UnknownName, check_at_least
 from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint, save_weights
 from restoration_env.metrics import psnr
 from restoration_env.resizing import SCALE
 from restoration_env.toolbox import PRECISIONS
-from restoration_env.tools.training import TrainingDiverged
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _JUDGEMENTS = 12  # validations in a budget

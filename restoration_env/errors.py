@@ -1,4 +1,4 @@
-"""The one kind of error a caller can cause: an argument that cannot be used."""
+"""The one kind of error a caller can cause, an argument that cannot be used, and training that went astray."""
 
 from __future__ import annotations
 
@@ -36,3 +36,7 @@ class UnreadableImage(InvalidArgument):
 
     def __init__(self, path: object, why: str) -> None:
         super().__init__(str(path), "a readable image", why)
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is no longer a number, or exploded; the last good checkpoint was kept."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from restoration_env.devices import find_device
-from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
+from restoration_env.errors import InvalidArgument, TrainingDiverged, UnknownName, check_at_least
 from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint
 from restoration_env.toolbox import PRECISIONS
 
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 _PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}
-
-
-class TrainingDiverged(RuntimeError):
-    """The loss is no longer a number; the last good checkpoint was kept."""
 
 
 @dataclass(frozen=True)
@@ -174,11 +170,3 @@ def _asked_to_stop() -> Iterator[list[int]]:
         yield asked
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def cosine(iteration: int, iterations: int, warmup: int = 100) -> float:
-    """The share of the peak learning rate: a linear warm-up, then half a cosine down to zero."""
-    warmup = max(1, min(warmup, iterations // 10))
-    if iteration < warmup:
-        return (iteration + 1) / warmup
-    return 0.5 * (1.0 + math.cos(math.pi * (iteration - warmup) / max(1, iterations - warmup)))

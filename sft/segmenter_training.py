@@ -16,8 +16,9 @@ from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
 from restoration_env.files import read_weights, save_weights
 from restoration_env.randomness import generator
 from restoration_env.resizing import SCALE, enlarged_again
+from restoration_env.schedules import cosine
 from restoration_env.sft.backbone import pretrained_backbone
-from restoration_env.sft.runs import Progress, cosine, train
+from restoration_env.sft.runs import Progress, train
 from restoration_env.sft.scenes import VOID, Scenes
 from restoration_env.sft.segmenter import NETWORKS, LiteSegmenter, Segmenter, build_segmenter
 
@@ -174,7 +175,7 @@ class _Run:
 
     def step(self) -> dict[str, float]:
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * cosine(self.iteration, self.config.iterations)
+            group["lr"] = peak * cosine(self.iteration, self.config.iterations, warmup=100)
         images, labels = training_crops(self.scenes, self.config, self.iteration, self.fabric.global_rank)
         images, labels = images.to(self.fabric.device), labels.to(self.fabric.device)
         logits = self.network(images.contiguous(memory_format=torch.channels_last)).float()

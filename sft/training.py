@@ -23,11 +23,12 @@ from restoration_env.files import read_weights, save_weights
 from restoration_env.metrics import psnr
 from restoration_env.perceptual import load_lpips
 from restoration_env.resizing import SCALE, bicubic
+from restoration_env.schedules import cosine
 from restoration_env.sft.crops import Batch, Crops
 from restoration_env.sft.discriminator import Discriminator
 from restoration_env.sft.generator import CONDITIONING, UPSAMPLING, SFTNet
 from restoration_env.sft.losses import PERCEPTUAL, PerceptualLoss, adversarial_loss, category_loss
-from restoration_env.sft.runs import Progress, cosine, train
+from restoration_env.sft.runs import Progress, train
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -167,7 +168,7 @@ class _Run:
     def _schedule(self) -> None:
         share = self.iteration / self.config.iterations
         if self.config.stage == "pixel":
-            factor = cosine(self.iteration, self.config.iterations)
+            factor = cosine(self.iteration, self.config.iterations, warmup=100)
         else:
             factor = 0.5 ** sum(share >= at for at in _HALVED)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
@@ -306,7 +307,7 @@ def train_sft(
 
     Raises:
         InvalidArgument: for a checkpoint of another configuration and a start of another shape.
-        restoration_env.sft.runs.TrainingDiverged: if a loss is no number.
+        TrainingDiverged: if a loss is no number.
     """
     path = Path(path)
     checkpoint = path.with_suffix(".checkpoint")

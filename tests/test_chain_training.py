@@ -9,14 +9,13 @@ from hypothesis import strategies as st
 
 from restoration_env.distortions import LOSSLESS, recipe
 from restoration_env.episodes import Episodes
-from restoration_env.errors import InvalidArgument
+from restoration_env.errors import InvalidArgument, TrainingDiverged
 from restoration_env.files import load_checkpoint, read_weights
 from restoration_env.images import load_images
 from restoration_env.registry import load_toolbox
 from restoration_env.toolbox import Tool, Toolbox
 from restoration_env.tools.catalogue import CATALOGUE, NAMES
 from restoration_env.tools.chain_training import ChainConfig, ChainRun, chain_batch, matching_chains, train_in_chains
-from restoration_env.tools.training import TrainingDiverged
 
 STOP = len(NAMES)
 PLAIN = ChainConfig(stronger=0.0, weaker=0.0, shuffled=0.0)
@@ -36,7 +35,7 @@ def twelve():
 
 
 def factors(run):
-    return {name: tool.factor.item() for name, tool in run.tools.items()}
+    return {name: tool.factor.item() for name, tool in run.tools.networks.items()}
 
 
 def pair(count=6):
@@ -114,7 +113,7 @@ def test_gradients_pass_through_the_chain_or_do_not():
     for through in (True, False):
         run = run_of(through=through)
         run.step(clean, damaged, chains)
-        gradients[through] = {name: run.tools[name].factor.grad for name in NAMES}
+        gradients[through] = {name: run.tools.networks[name].factor.grad for name in NAMES}
         assert [name for name in NAMES if gradients[through][name] is not None] == [NAMES[k] for k in (3, 7, 11)]
     # Alone, the first tool is asked to brighten; for the chain, which brightens too much, to darken.
     assert gradients[False][NAMES[3]] < 0 < gradients[True][NAMES[3]]
@@ -127,7 +126,7 @@ def test_the_best_candidate_teaches():
     before = factors(run)
     run.step(clean, damaged, torch.tensor([[bad, good]]).repeat(6, 1, 1))
     assert [name for name, value in factors(run).items() if value != before[name]] == [NAMES[11]]
-    assert run.used.tolist() == [0] * 11 + [6]
+    assert run.tools.used.tolist() == [0] * 11 + [6]
 
 
 def test_images_that_need_no_tool_teach_nothing():

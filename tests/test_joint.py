@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from restoration_env.agents.agent import load_agent
-from restoration_env.agents.joint import JointConfig, JointRun, JointTrainingDiverged, train_joint
+from restoration_env.agents.joint import JointConfig, JointRun, train_joint
 from restoration_env.agents.network import ToolchainNetwork
 from restoration_env.agents.objectives import Decibels, Discriminator
-from restoration_env.errors import InvalidArgument
+from restoration_env.errors import InvalidArgument, TrainingDiverged
 from restoration_env.files import load_checkpoint, read_weights
 from restoration_env.images import load_images
 from restoration_env.registry import register_toolbox
@@ -56,7 +56,7 @@ def run_with(chain, **changes):
 
 
 def parameters(run, name):
-    return [value.detach().clone() for value in run.tools[name].parameters()]
+    return [value.detach().clone() for value in run.tools.networks[name].parameters()]
 
 
 def test_only_the_tools_of_the_chain_learn():
@@ -66,12 +66,12 @@ def test_only_the_tools_of_the_chain_learn():
     assert any((a != b).any() for a, b in zip(before["up"], parameters(run, "up"), strict=True))
     for name in ("down", "off"):
         assert all(torch.equal(a, b) for a, b in zip(before[name], parameters(run, name), strict=True))
-    assert run.used.tolist() == [18, 0, 0, 0]
+    assert run.tools.used.tolist() == [18, 0, 0]
 
 
 def test_the_gradient_goes_through_the_whole_chain_divided_by_use():
     run, (clean, damaged) = run_with(chain=0), pair()
-    factor, offset = (p.detach().clone().requires_grad_() for p in run.tools["up"].parameters())
+    factor, offset = (p.detach().clone().requires_grad_() for p in run.tools.networks["up"].parameters())
     images = damaged
     for _ in range(3):
         images = images * factor + offset
@@ -79,7 +79,7 @@ def test_the_gradient_goes_through_the_whole_chain_divided_by_use():
     run.step(clean, damaged)
     expected = torch.stack([factor.grad, offset.grad])
     expected *= min(1.0, 20.0 / expected.norm().item())  # as gradients are clipped
-    ours = torch.stack([parameter.grad for parameter in run.tools["up"].parameters()])
+    ours = torch.stack([parameter.grad for parameter in run.tools.networks["up"].parameters()])
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -94,7 +94,7 @@ def test_training_the_chain_raises_its_gain():
     run = run_with(chain=0)
     gained = [run.step(*pair())[0] for _ in range(50)]
     assert gained[-1] > gained[0] + 10
-    assert all(v.isfinite().all() for v in run.average.values())
+    assert all(v.isfinite().all() for v in run.tools.average.values())
 
 
 def test_the_agent_learns_from_the_same_batches():
@@ -154,7 +154,7 @@ def test_a_run_that_diverges_keeps_its_last_checkpoint(photos, tmp_path):
         for tool in toolbox:
             torch.nn.init.constant_(tool.function.offset, math.nan)
 
-    with pytest.raises(JointTrainingDiverged, match="diverged at iteration 1"):
+    with pytest.raises(TrainingDiverged, match="diverged at iteration 1"):
         train_joint(
             small(severity="moderate", explore=0.0, branched=0),
             toolbox,

@@ -23,12 +23,11 @@ from restoration_env.benchmarks.readme import ROOT
 from restoration_env.benchmarks.suites import patch_suite
 from restoration_env.benchmarks.train_single import SingleConfig, converged, train_single, training_patches
 from restoration_env.distortions import recipe
-from restoration_env.errors import InvalidArgument
+from restoration_env.errors import InvalidArgument, TrainingDiverged
 from restoration_env.files import load_checkpoint, read_weights, save_weights
 from restoration_env.images import load_images
 from restoration_env.metrics import psnr
 from restoration_env.toolbox import Tool
-from restoration_env.tools.training import TrainingDiverged
 
 WEIGHTS = ROOT.parent / "shared" / "peers" / "owan" / "model_best.pth"
 needs_owan = pytest.mark.skipif(not WEIGHTS.is_file(), reason="the authors' weights are not on this machine")

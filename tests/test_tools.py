@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from restoration_env.distortions import recipe
-from restoration_env.errors import InvalidArgument
+from restoration_env.errors import InvalidArgument, TrainingDiverged
 from restoration_env.files import load_checkpoint, save_weights
 from restoration_env.images import damaged_patches, load_images
 from restoration_env.metrics import psnr
@@ -23,7 +23,6 @@ from restoration_env.tools.lessons import lessons
 from restoration_env.tools.networks import NETWORKS, build_network
 from restoration_env.tools.training import (
     TrainingConfig,
-    TrainingDiverged,
     _Run,
     train_tool,
     training_batch,

@@ -19,21 +19,23 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from restoration_env.distortions import Recipe, recipe
 from restoration_env.episodes import Episodes
 from restoration_env.errors import UnknownName, check_at_least
-from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint, save_weights
+from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.randomness import uniform
+from restoration_env.schedules import cosine
 from restoration_env.toolbox import Toolbox
 from restoration_env.tools.catalogue import CATALOGUE, NAMES
-from restoration_env.tools.optimizers import OPTIMIZERS, ToolOptimizer
-from restoration_env.tools.training import ENOUGH, TrainingDiverged
+from restoration_env.tools.optimizers import OPTIMIZERS
+from restoration_env.tools.together import ToolsTogether, copied
+from restoration_env.tools.training import ENOUGH
 
 _SIZE = 63
 
@@ -136,26 +138,11 @@ class ChainRun:
 
     def __init__(self, config: ChainConfig, toolbox: Toolbox) -> None:
         self.config, self.toolbox = config, toolbox
-        self.tools = nn.ModuleDict({tool.name: cast("nn.Module", tool.function) for tool in toolbox})
-        self.tools.requires_grad_(True)
-        rates = config.learning_rate, config.muon_rate
-        self.optimizers = {n: ToolOptimizer(tool, config.optimizer, *rates) for n, tool in self.tools.items()}
-        self.iteration, self.seconds, self.used = 0, 0.0, torch.zeros(len(toolbox), dtype=torch.long)
-        self.average = self._copy(self.tools.state_dict())
-        self.best_gain, self.best = -math.inf, self._copy(self.average)
+        rates = config.learning_rate, config.optimizer, config.muon_rate
+        self.tools = ToolsTogether(toolbox, config.averaging, *rates)
+        self.iteration, self.seconds = 0, 0.0
+        self.best_gain, self.best = -math.inf, copied(self.tools.average)
         self.history: list[dict[str, float]] = []
-
-    @staticmethod
-    def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value.detach().clone() for name, value in state.items()}
-
-    def _schedule(self) -> float:
-        """The share of the peak learning rate now: a short warm-up, then a cosine down to a hundredth."""
-        warmup = min(200, self.config.iterations // 10)
-        if self.iteration < warmup:
-            return (self.iteration + 1) / warmup
-        share = (self.iteration - warmup) / max(1, self.config.iterations - warmup)
-        return 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * share))
 
     def step(self, clean: Tensor, damaged: Tensor, chains: Tensor) -> float:
         """One iteration on images and their chains, int64 (N, C, 3); returns the mean gain in dB."""
@@ -175,7 +162,9 @@ class ChainRun:
             loss = results[-1] + (torch.stack(results[:-1], 1) * weight).sum(1)
         else:
             loss = (torch.stack(results, 1) * taken).sum(1)
-        self._descend(loss.mean(), actions, len(clean))
+        share = cosine(self.iteration, self.config.iterations, warmup=200, floor=0.01)
+        self.tools.descend(loss.mean(), actions, share)
+        self.iteration += 1
         return (episodes.psnr - episodes.psnr_initial).mean().item()
 
     @torch.no_grad()
@@ -183,64 +172,35 @@ class ChainRun:
         """The best of each image's candidate chains, (N, 3)."""
         if chains.shape[1] == 1:
             return chains[:, 0]
-        gains = torch.stack([self._played(clean, damaged, chain)[0] for chain in chains.unbind(1)], 1)
+        gains = torch.stack([self._played(clean, damaged, chain) for chain in chains.unbind(1)], 1)
         return chains[torch.arange(len(chains)), gains.argmax(1)]
 
-    def _played(self, clean: Tensor, damaged: Tensor, chains: Tensor) -> tuple[Tensor, Tensor]:
-        """The gains in dB of chains (N, 3), and what they make of the images."""
+    def _played(self, clean: Tensor, damaged: Tensor, chains: Tensor) -> Tensor:
+        """The gains in dB of chains (N, 3)."""
         episodes = Episodes(self.toolbox)
         episodes.begin(damaged, clean)
         for action in chains.unbind(1):
             episodes.step(action)
-        return episodes.psnr - episodes.psnr_initial, episodes.images
-
-    def _descend(self, loss: Tensor, actions: Tensor, count: int) -> None:
-        """Step every tool that took part."""
-        value = loss.item()
-        if not math.isfinite(value):
-            raise TrainingDiverged(f"training in chains diverged at iteration {self.iteration} (loss {value})")
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad()
-        if loss.requires_grad:  # else no image of the batch needed a tool
-            loss.backward()
-        uses = torch.bincount(actions.flatten(), minlength=self.toolbox.stop + 1)[: self.toolbox.stop].cpu()
-        self.used += uses
-        for (name, tool), used in zip(self.tools.items(), uses.tolist(), strict=True):
-            if not used:
-                continue
-            for parameter in tool.parameters():
-                if parameter.grad is not None:
-                    parameter.grad.mul_(count / used)
-            nn.utils.clip_grad_norm_(tool.parameters(), 20.0)
-            self.optimizers[name].step(self._schedule())
-        self.iteration += 1
-        decay = min(self.config.averaging, self.iteration / (self.iteration + 10))
-        for name, value_now in self.tools.state_dict().items():
-            self.average[name].lerp_(value_now, 1.0 - decay)
+        return episodes.psnr - episodes.psnr_initial
 
     @torch.no_grad()
     def judge(self, held_out: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -> dict[str, float]:
         """The averaged tools' gain in dB with matching chains, by severity; kept if the mean is the best."""
-        current = self._copy(self.tools.state_dict())
-        self.tools.load_state_dict(self.average)
-        gains = {name: self._played(*batch)[0].mean().item() for name, batch in held_out.items()}
-        self.tools.load_state_dict(current)
+        with self.tools.averaged():
+            gains = {name: self._played(*batch).mean().item() for name, batch in held_out.items()}
         mean = sum(gains.values()) / len(gains)
         self.history.append({"iteration": self.iteration, **{k: round(v, 4) for k, v in gains.items()}})
         if mean > self.best_gain:
-            self.best_gain, self.best = mean, self._copy(self.average)
+            self.best_gain, self.best = mean, copied(self.tools.average)
         return gains
 
     def state(self) -> dict[str, Any]:
         """All that `restore` needs."""
         return {
             "config": {**asdict(self.config), "toolbox": self.toolbox.name},
-            "tools": self.tools.state_dict(),
-            "average": self.average,
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "tools": self.tools.state(),
             "iteration": self.iteration,
             "seconds": self.seconds,
-            "used": self.used,
             "best": self.best,
             "best_gain": self.best_gain,
             "history": self.history,
@@ -249,10 +209,8 @@ class ChainRun:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint of the same configuration; another one is refused."""
         check_same_configuration(state["config"], self.state()["config"])
-        self.tools.load_state_dict(state["tools"])
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
-        for name in ("average", "iteration", "seconds", "used", "best", "best_gain", "history"):
+        self.tools.restore(state["tools"])
+        for name in ("iteration", "seconds", "best", "best_gain", "history"):
             setattr(self, name, state[name])
 
 
@@ -345,7 +303,6 @@ def _write(
     run: ChainRun, folder: Path, device: str, cards: Mapping[str, Mapping[str, Any]], extra: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write the best weights of all tools."""
-    run.tools.load_state_dict(run.best)
     facts = {
         "training": {"lesson": "in chains", **asdict(run.config), "iterations_done": run.iteration},
         "seconds": round(run.seconds, 1),
@@ -354,12 +311,6 @@ def _write(
         "history": run.history,
         **extra,
     }
-    for number, (name, tool) in enumerate(run.tools.items()):
-        before = dict(cards.get(name, {}))
-        same = ("name", "description", "network", "parameters", "licence")
-        kept = {key: before[key] for key in same if key in before}
-        origin = {key: before[key] for key in ("sha256", "command", "commit", "seconds", "training") if key in before}
-        entries = {**kept, "started_from": origin, "uses": int(run.used[number]), **facts}
-        save_weights(folder / f"{name}.safetensors", tool.state_dict(), entries)
+    run.tools.write(folder, run.best, cards, facts)
     (folder / "chains.checkpoint").unlink(missing_ok=True)
     return facts

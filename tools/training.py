@@ -22,11 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from restoration_env.distortions import KERNEL_RADIUS, Recipe, distort, recipe
-from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
+from restoration_env.errors import InvalidArgument, TrainingDiverged, UnknownName, check_at_least
 from restoration_env.files import check_same_configuration, load_checkpoint, read_weights, save_checkpoint, save_weights
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.metrics import psnr
 from restoration_env.randomness import generator as seeded_generator
+from restoration_env.schedules import cosine
 from restoration_env.toolbox import PRECISIONS
 from restoration_env.tools.catalogue import ToolSpec, load_network, specification, toolbox_specification
 from restoration_env.tools.networks import build_network
@@ -111,10 +112,6 @@ class Progress:
     validation_gain: float | None
 
 
-class TrainingDiverged(RuntimeError):
-    """The loss is no longer a number, or exploded; the last good checkpoint was kept."""
-
-
 def training_damage(spec: ToolSpec, config: TrainingConfig) -> Recipe:
     """Damage of the tool's own band and, in some of the samples, slight damage of the other kinds."""
     if config.damage:
@@ -175,15 +172,6 @@ def mean_gain(network: nn.Module, clean: Tensor, damaged: Tensor) -> float:
     """Mean PSNR gain in dB of a network over the damaged patches."""
     outputs = torch.cat([network(part) for part in damaged.split(32)])
     return (psnr(outputs, clean) - psnr(damaged, clean)).mean().item()
-
-
-def _schedule(config: TrainingConfig, iteration: int) -> float:
-    """The share of the peak learning rates: a warm-up, then a cosine down to nothing."""
-    warmup = min(200, config.iterations // 10)
-    if iteration < warmup:
-        return (iteration + 1) / warmup
-    share = (iteration - warmup) / max(1, config.iterations - warmup)
-    return 0.5 * (1.0 + math.cos(math.pi * share))
 
 
 def train_tool(
@@ -304,7 +292,7 @@ class _Run:
             self.optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self.network.parameters(), 20.0)
-            self.optimizer.step(_schedule(self.config, self.iteration))
+            self.optimizer.step(cosine(self.iteration, self.config.iterations, warmup=200))
             self.average.update_parameters(self.network)
         self.iteration += 1
         return value

@@ -1,0 +1,143 @@
+"""Tools that learn together, from toolchains: a step of every tool that took part, averaged weights, their files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from restoration_env.errors import TrainingDiverged
+from restoration_env.files import save_weights
+from restoration_env.toolbox import Toolbox
+from restoration_env.tools.optimizers import ToolOptimizer
+
+_CARRIED = ("name", "description", "network", "parameters", "licence")  # of a tool's card, whatever it learns
+_ORIGIN = ("sha256", "command", "commit", "seconds", "training")
+
+
+class ToolsTogether:
+    """The tools of a toolbox in training; the averages of their weights are what is judged and kept.
+
+    Args:
+        toolbox: tools whose functions are networks (`torch.nn.Module`); trained in place.
+        averaging: decay of the average of the weights.
+        learning_rate: of AdamW, at the peak.
+        optimizer: "adamw" or "muon".
+        muon_rate: of Muon, at the peak.
+
+    Attributes:
+        networks: the networks by the tools' names.
+        average: the averages of all their weights.
+        used: int64 (tools,), how often each tool took part.
+    """
+
+    def __init__(
+        self,
+        toolbox: Toolbox,
+        averaging: float,
+        learning_rate: float,
+        optimizer: str = "adamw",
+        muon_rate: float = 0.0,
+    ) -> None:
+        self.averaging, self.steps = averaging, 0
+        self.networks = nn.ModuleDict({tool.name: cast("nn.Module", tool.function) for tool in toolbox})
+        self.networks.requires_grad_(True)
+        self.optimizers = {n: ToolOptimizer(t, optimizer, learning_rate, muon_rate) for n, t in self.networks.items()}
+        self.used = torch.zeros(len(toolbox), dtype=torch.long)
+        self.average = copied(self.networks.state_dict())
+
+    def descend(self, loss: Tensor, toolchains: Tensor, share: float) -> None:
+        """Step every tool that took part, its gradient divided by its uses (RL-Restore, Algorithm 1).
+
+        Args:
+            loss: mean of the images' losses.
+            toolchains: integers (N, steps); what is no tool, stop or a step not taken, does not count.
+            share: of the peak learning rates.
+
+        Raises:
+            TrainingDiverged: if the loss is no number; nothing was stepped.
+        """
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainingDiverged(f"training in toolchains diverged at iteration {self.steps} (loss {value})")
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+        if loss.requires_grad:  # else no image of the batch was given a tool
+            loss.backward()
+        taken = toolchains[(toolchains >= 0) & (toolchains < len(self.used))]
+        uses = torch.bincount(taken.flatten(), minlength=len(self.used)).cpu()
+        self.used += uses
+        for (name, network), count in zip(self.networks.items(), uses.tolist(), strict=True):
+            if not count:
+                continue
+            for parameter in network.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(len(toolchains) / count)
+            nn.utils.clip_grad_norm_(network.parameters(), 20.0)
+            self.optimizers[name].step(share)
+        self.steps += 1
+        decay = min(self.averaging, self.steps / (self.steps + 10))
+        for name, weights in self.networks.state_dict().items():
+            self.average[name].lerp_(weights, 1.0 - decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the networks have the averages of their weights."""
+        current = copied(self.networks.state_dict())
+        self.networks.load_state_dict(self.average)
+        try:
+            yield
+        finally:
+            self.networks.load_state_dict(current)
+
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs."""
+        return {
+            "networks": self.networks.state_dict(),
+            "average": self.average,
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "used": self.used,
+            "steps": self.steps,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self.networks.load_state_dict(state["networks"])
+        for name, average in self.average.items():
+            average.copy_(state["average"][name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.used, self.steps = state["used"], state["steps"]
+
+    def write(
+        self,
+        folder: Path,
+        weights: Mapping[str, Tensor],
+        cards: Mapping[str, Mapping[str, Any]],
+        facts: Mapping[str, Any],
+    ) -> None:
+        """Write weights and a card of every tool.
+
+        Args:
+            folder: receives ``<tool>.safetensors`` and ``<tool>.json``.
+            weights: of all tools, as `average` holds them.
+            cards: the tools' cards before, by name.
+            facts: what all new cards say.
+        """
+        self.networks.load_state_dict(weights)
+        for number, (name, network) in enumerate(self.networks.items()):
+            before = cards.get(name, {})
+            kept = {key: before[key] for key in _CARRIED if key in before}
+            origin = {key: before[key] for key in _ORIGIN if key in before}
+            card = {**kept, "started_from": origin, "uses": int(self.used[number]), **facts}
+            save_weights(folder / f"{name}.safetensors", network.state_dict(), card)
+
+
+def copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that later steps leave as they are."""
+    return {name: value.detach().clone() for name, value in state.items()}
