@@ -34,6 +34,8 @@ _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Singl
 @click.option("--batch", default=_DEFAULTS["batch"], show_default=True, help="Patches a step.")
 @click.option("--severity", default=_DEFAULTS["severity"], show_default=True, help="The damage to train on.")
 @click.option("--learning-rate", default=_DEFAULTS["learning_rate"], show_default=True, help="Peak of the schedule.")
+@click.option("--optimizer", default=_DEFAULTS["optimizer"], show_default=True, help="adamw or muon.")
+@click.option("--muon-rate", default=_DEFAULTS["muon_rate"], show_default=True, help="Peak of Muon's schedule.")
 @click.option("--evaluate-every", default=_DEFAULTS["evaluate_every"], show_default=True, help="Steps to validation.")
 @click.option("--multiply-adds", type=int, help=f"Per pixel, of equal-multiply-adds.  [default: {MEAN_TOOLCHAIN}]")
 @click.option("--precision", default="float32", show_default=True, help="float32 or bfloat16.")

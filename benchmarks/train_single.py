@@ -1,7 +1,7 @@
 """How a single network is trained for the comparison: damage of every kind in, the clean patch out.
 
-The recipe is that of the tools (restoration_env.tools.training): AdamW with a warm-up and a cosine schedule, the
-mean PSNR as the objective, weight averaging. The images are those of joint training: its patches, its damage, its
+The recipe is that of the tools (restoration_env.tools.training): AdamW or Muon with a warm-up and a cosine schedule,
+the mean PSNR as the objective, weight averaging. The images are those of joint training: its patches, its damage, its
 validation. So a network can lose to a toolchain only by what it is.
 
 No network may lose because it was trained less. It has been trained enough if it saw at least as many patches as the
@@ -30,6 +30,7 @@ from restoration_env.files import check_same_configuration, load_checkpoint, rea
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.schedules import cosine
 from restoration_env.toolbox import PRECISIONS
+from restoration_env.tools.optimizers import OPTIMIZERS, ToolOptimizer
 from restoration_env.tools.training import ENOUGH, Progress, mean_gain
 
 STILL = 0.02  # dB: what counts as no movement of the validation PSNR
@@ -51,6 +52,8 @@ class SingleConfig:
         severity: the damage to train on.
         patch: side of the patches in pixels.
         learning_rate: at the peak of the cosine schedule.
+        optimizer: "adamw", or "muon" (`restoration_env.tools.optimizers`).
+        muon_rate: Muon's learning rate at the peak.
         averaging: decay of the weight average, which is what is judged and kept.
         evaluate_every: iterations between two validations.
         validation_images: patches of each severity in a validation.
@@ -67,6 +70,8 @@ class SingleConfig:
     severity: str = "every"
     patch: int = 63
     learning_rate: float = 5e-4
+    optimizer: str = "adamw"
+    muon_rate: float = 4e-3
     averaging: float = 0.995
     evaluate_every: int = 500
     validation_images: int = 96
@@ -79,11 +84,13 @@ class SingleConfig:
         recipe(self.severity)
         if self.precision not in PRECISIONS:
             raise UnknownName("precision", self.precision, PRECISIONS)
+        if self.optimizer not in OPTIMIZERS:
+            raise UnknownName("optimizer", self.optimizer, OPTIMIZERS)
         counts = {name: getattr(self, name) for name in ("iterations", "batch", "evaluate_every")}
         check_at_least(1, **counts, validation_images=self.validation_images)
         check_at_least(16, patch=self.patch)
         counts = {name: getattr(self, name) for name in ("rounds", "system_patches", "seed")}
-        check_at_least(0, learning_rate=self.learning_rate, **counts)
+        check_at_least(0, learning_rate=self.learning_rate, muon_rate=self.muon_rate, **counts)
 
     def ends(self) -> list[int]:
         """The iterations at which the schedule may end: after the first budget, and after each round."""
@@ -224,7 +231,8 @@ class _Run:
         decay = torch.optim.swa_utils.get_ema_multi_avg_fn(config.averaging)
         # The running means of batch normalisation belong to the weights they were seen with: averaged like them.
         self.average = torch.optim.swa_utils.AveragedModel(self.network, multi_avg_fn=decay, use_buffers=True).eval()
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), config.learning_rate, weight_decay=1e-4)
+        rates = config.learning_rate, config.muon_rate
+        self.optimizer = ToolOptimizer(self.network, config.optimizer, *rates, weight_decay=1e-4)
         self.iteration, self.history = 0, list[tuple[int, float]]()
         self.best_gain, self.best = -math.inf, self._averaged()
 
@@ -251,27 +259,25 @@ class _Run:
         ends = self.config.ends()
         return self.iteration in ends and (self.iteration == ends[-1] or bool(self.enough()))
 
-    def learning_rate(self) -> float:
-        """The learning rate now: a short warm-up, then a cosine down to zero, in each round anew and lower."""
+    def rate(self) -> float:
+        """The share of the peak learning rates now: a short warm-up, a cosine to zero, in each round anew and lower."""
         ends = [0, *self.config.ends()]
         number = next(n for n, end in enumerate(ends[1:]) if self.iteration < end)
         length, done = ends[number + 1] - ends[number], self.iteration - ends[number]
-        return self.config.learning_rate * (_LATER if number else 1.0) * cosine(done, length, warmup=200)
+        return (_LATER if number else 1.0) * cosine(done, length, warmup=200)
 
     def step(self, clean: Tensor, damaged: Tensor) -> float:
         """One optimiser step; returns the loss, the negative mean PSNR in dB."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             restored = self.network(damaged.contiguous(memory_format=torch.channels_last))
         error = (restored.float() - clean).square().mean(dim=(1, 2, 3))
         loss = 10.0 * torch.log10(error + ENOUGH).mean()
         value = loss.item()
         if math.isfinite(value):
-            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self.network.parameters(), 20.0)
-            self.optimizer.step()
+            self.optimizer.step(self.rate())
             self.average.update_parameters(self.network)
         self.iteration += 1
         return value
