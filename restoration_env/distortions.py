@@ -21,7 +21,7 @@ from torch import Tensor
 from restoration_env import devices
 from restoration_env.devices import constant
 from restoration_env.errors import InvalidArgument, UnknownName
-from restoration_env.jpeg import jpeg
+from restoration_env.jpeg import through_jpeg
 from restoration_env.resizing import enlarged_again
 
 KERNEL_RADIUS = 10  # the published 21x21 kernel
@@ -116,8 +116,8 @@ def jpeg_compression(images: Tensor, quality: Tensor) -> Tensor:
     """Compress in JPEG 4:2:0, bit for bit as Pillow does; infinite quality leaves its image unchanged."""
     lossy = torch.isfinite(quality.double())
     whole = torch.where(lossy, quality.double(), 100.0).round().long()
-    coded = jpeg((images.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8), whole, check=False)
-    return torch.where(lossy.view(-1, 1, 1, 1), coded.to(images.dtype) / 255.0, images)
+    coded = through_jpeg(images.clamp(0.0, 1.0).mul_(255.0).round_().float(), whole).to(images.dtype).div_(255.0)
+    return torch.where(lossy.view(-1, 1, 1, 1), coded, images)
 
 
 def distort(

@@ -117,7 +117,7 @@ class Episodes:
             made = self.toolbox.apply(self.images, given, check=False)
             self.images = torch.where(self.done.view(-1, 1, 1, 1), self.images, made)
 
-        before = self.score
+        ending, before = self.ending(chosen), self.score
         self.psnr = torch.where(chosen == stop, self.psnr, by_parts(psnr, self.images, self.clean))
         if self.metric is psnr:
             self.score = self.psnr.clone()
@@ -130,8 +130,12 @@ class Episodes:
         self.toolchain = self.toolchain.scatter(1, taken, record[:, None])
         self.last_action = torch.where(self.done, self.last_action, chosen)
         self.steps_left = torch.where(self.done, self.steps_left, self.steps_left - 1)
-        self.done = self.done | (chosen == stop) | (self.steps_left == 0)
+        self.done = self.done | ending
         return rewards
+
+    def ending(self, actions: Tensor) -> Tensor:
+        """Which episodes end with these actions, int64 (N,), bool (N,): known before any tool is applied."""
+        return ~self.done & ((actions == self.toolbox.stop) | (self.steps_left == 1))
 
     def observation(self, rows: Tensor | None = None) -> dict[str, Tensor]:
         """What a policy sees: ``image`` uint8 (N, 3, H, W), ``last_action`` and ``steps_left`` int64 (N,).

@@ -66,34 +66,58 @@ def jpeg(images: Tensor, quality: Tensor, *, check: bool = True) -> Tensor:
     if check and bool(((quality < 1) | (quality > 100)).any()):
         raise InvalidArgument("quality", "between 1 and 100", quality.tolist())
 
-    height, width = images.shape[-2:]
-    luma, chroma = _to_ycc(images.int())
-    luma = _pad(luma, -(-height // 16) * 16, -(-width // 16) * 16)
-    chroma = _pad(chroma, height + height % 2, luma.shape[-1])
-    chroma = _pad(_halve(chroma), luma.shape[-2] // 2, luma.shape[-1] // 2)
+    return through_jpeg(images.float(), quality).to(torch.uint8)
 
-    luma = _through_dct(luma, _table(_LUMA, quality))[..., :height, :width]
-    chroma = _through_dct(chroma, _table(_CHROMA, quality))
+
+def through_jpeg(levels: Tensor, quality: Tensor) -> Tensor:
+    """`jpeg` for whole numbers held in float32, unchecked.
+
+    Args:
+        levels: (N, 3, H, W), 0 .. 255.
+        quality: integers (N,), 1 .. 100, on the same device.
+
+    Returns:
+        Whole numbers, float32 (N, 3, H, W).
+    """
+    height, width = levels.shape[-2:]
+    high, wide = -(-height // 16) * 16, -(-width // 16) * 16
+    luma, chroma = _to_ycc(levels)
+    chroma = _halve(_pad(chroma, height + height % 2, wide))
+    # One image for the transform: luma, and under it the two chromas side by side, half as high and half as wide.
+    planes = levels.new_empty(len(levels), high + high // 2, wide, dtype=torch.float64)
+    planes[:, :high] = _pad(luma, high, wide)
+    planes[:, high:] = _pad(chroma, high // 2, wide // 2).transpose(1, 2).flatten(2)
+    planes = _through_dct(planes, high, quality).float()
+
+    luma = planes[:, :height, :width]
+    chroma = planes[:, high:].unflatten(2, (2, wide // 2)).transpose(1, 2)
     chroma = _double(chroma[..., : (height + 1) // 2, : (width + 1) // 2])[..., :height, :width]
-    return _to_rgb(luma, chroma)
+    return _to_rgb(luma, chroma.sub_(128.0))
 
 
 def _to_ycc(rgb: Tensor) -> tuple[Tensor, Tensor]:
-    """RGB int (N, 3, H, W) to luma (N, 1, H, W) and chroma (N, 2, H, W), in 16-bit fixed point."""
+    """RGB (N, 3, H, W) to luma (N, H, W) and chroma (N, 2, H, W), in 16-bit fixed point.
+
+    All sums are whole numbers below 2^24, which float32 holds exactly.
+    """
     r, g, b = rgb.unbind(1)
-    offset = (128 << 16) + 32767
-    y = (19595 * r + 38470 * g + 7471 * b + 32768) >> 16
-    cb = (-11059 * r - 21709 * g + 32768 * b + offset) >> 16
-    cr = (32768 * r - 27439 * g - 5329 * b + offset) >> 16
-    return y.unsqueeze(1), torch.stack((cb, cr), 1)
+    chroma = rgb.new_empty(len(rgb), 2, *rgb.shape[2:])
+    luma = torch.mul(r, 19595.0).add_(g, alpha=38470.0).add_(b, alpha=7471.0).add_(32768.0)
+    torch.mul(r, -11059.0, out=chroma[:, 0]).add_(g, alpha=-21709.0).add_(b, alpha=32768.0)
+    torch.mul(r, 32768.0, out=chroma[:, 1]).add_(g, alpha=-27439.0).add_(b, alpha=-5329.0)
+    chroma.add_((128 << 16) + 32767.0)
+    return luma.mul_(2.0**-16).floor_(), chroma.mul_(2.0**-16).floor_()
 
 
 def _to_rgb(luma: Tensor, chroma: Tensor) -> Tensor:
-    y, cb, cr = luma[:, 0], chroma[:, 0] - 128, chroma[:, 1] - 128
-    r = y + ((91881 * cr + 32768) >> 16)
-    g = y + ((-22554 * cb - 46802 * cr + 32768) >> 16)
-    b = y + ((116130 * cb + 32768) >> 16)
-    return torch.stack((r, g, b), 1).clamp_(0, 255).to(torch.uint8)
+    """Luma (N, H, W) and chroma (N, 2, H, W) less 128 to RGB (N, 3, H, W)."""
+    rgb = luma.new_empty(len(luma), 3, *luma.shape[1:])
+    cb, cr = chroma.unbind(1)
+    # Of red and blue no product lies half way between two whole numbers.
+    torch.mul(cr, 91881 * 2.0**-16, out=rgb[:, 0]).round_()
+    torch.mul(cb, -22554.0, out=rgb[:, 1]).add_(cr, alpha=-46802.0).add_(32768.0).mul_(2.0**-16).floor_()
+    torch.mul(cb, 116130 * 2.0**-16, out=rgb[:, 2]).round_()
+    return rgb.add_(luma[:, None]).clamp_(0.0, 255.0)
 
 
 def _pad(x: Tensor, height: int, width: int) -> Tensor:
@@ -108,21 +132,28 @@ def _pad(x: Tensor, height: int, width: int) -> Tensor:
 
 def _halve(x: Tensor) -> Tensor:
     """Mean of each 2x2 block; the rounding bias alternates 1, 2 along a row."""
-    total = x[..., 0::2, 0::2] + x[..., 0::2, 1::2] + x[..., 1::2, 0::2] + x[..., 1::2, 1::2]
-    bias = 1 + torch.arange(total.shape[-1], device=x.device, dtype=x.dtype) % 2
-    return (total + bias) >> 2
+    rows = x[..., 0::2, :] + x[..., 1::2, :]
+    total = rows[..., 0::2] + rows[..., 1::2]
+    bias = 1 + torch.arange(total.shape[-1], device=x.device) % 2
+    return total.add_(bias).mul_(0.25).floor_()
 
 
 def _double(x: Tensor) -> Tensor:
     """Twice the height and width by libjpeg's triangle filter; plain repetition if the width is 2 or less."""
     if x.shape[-1] <= 2:
         return x.repeat_interleave(2, -2).repeat_interleave(2, -1)
-    up = torch.cat((x[..., :1, :], x[..., :-1, :]), -2)
-    down = torch.cat((x[..., 1:, :], x[..., -1:, :]), -2)
-    rows = torch.stack((3 * x + up, 3 * x + down), -2).flatten(-3, -2)
-    left = torch.cat((rows[..., :1], rows[..., :-1]), -1)
-    right = torch.cat((rows[..., 1:], rows[..., -1:]), -1)
-    return torch.stack(((3 * rows + left + 8) >> 4, (3 * rows + right + 7) >> 4), -1).flatten(-2)
+    n, channels, height, width = x.shape
+    padded = torch.cat((x[..., :1, :], x, x[..., -1:, :]), -2)
+    rows = x.new_empty(n, channels, height, 2, width)
+    torch.add(padded[..., :-2, :], x, alpha=3.0, out=rows[..., 0, :])
+    torch.add(padded[..., 2:, :], x, alpha=3.0, out=rows[..., 1, :])
+    rows = rows.view(n, channels, 2 * height, width)
+    padded = torch.cat((rows[..., :1], rows, rows[..., -1:]), -1)
+    both = x.new_empty(n, channels, 2 * height, width, 2)
+    torch.add(padded[..., :-2], rows, alpha=3.0, out=both[..., 0])
+    torch.add(padded[..., 2:], rows, alpha=3.0, out=both[..., 1])
+    bias = constant((8.0, 7.0) * width, x.device)
+    return both.view(n, channels, 2 * height, 2 * width).add_(bias).mul_(1 / 16).floor_()
 
 
 def _table(base: tuple[tuple[int, ...], ...], quality: Tensor) -> Tensor:
@@ -133,21 +164,23 @@ def _table(base: tuple[tuple[int, ...], ...], quality: Tensor) -> Tensor:
     return table.clamp(1, 255).double()
 
 
-def _through_dct(x: Tensor, table: Tensor) -> Tensor:
-    """Transform, quantise, and back: int (N, C, H, W) with H and W multiples of 8."""
-    n, c, h, w = x.shape
+def _through_dct(x: Tensor, high: int, quality: Tensor) -> Tensor:
+    """Transform, quantise, and back, in place: float64 (N, H, W), luma in the first ``high`` rows, chroma below."""
+    width = x.shape[-1]
     matrix = constant(_DCT, x.device, torch.float64)
-    rows, columns = (-1, 8), (n, c, h // 8, 8, w)  # each view has the eight samples of a block on one axis
-    steps = table.repeat(1, 1, w // 8)[:, None, None]
+    rows, columns = (-1, 8), (-1, 8, width)  # each view has the eight samples of a block on one axis
+    y = _rounded(x.sub_(128.0).view(rows) @ (matrix.T * 2.0**-11))
+    y = _rounded((matrix * 2.0**-15) @ y.view(columns)).view_as(x)
+    for part, base in ((y[:, :high], _LUMA), (y[:, high:], _CHROMA)):
+        steps = _table(base, quality).repeat(1, 1, width // 8)[:, None]
+        blocks = part.unflatten(1, (-1, 8))
+        # Halves are rounded away from zero: the whole numbers divided are far from all others that are nearly halves.
+        blocks.mul_((1.0 + 2.0**-40) / (8.0 * steps)).round_().mul_(steps)
+    y = _rounded((matrix.T * 2.0**-11) @ y.view(columns))
+    y = y.view(rows) @ (matrix * 2.0**-18)
+    return y.add_(128.5).floor_().clamp_(0.0, 255.0).view_as(x)
 
-    y = _shift((x - 128).double().view(rows) @ matrix.T, 11)
-    y = _shift(matrix @ y.view(columns), 15)
-    y = torch.floor((y.abs() + 4 * steps) / (8 * steps)).copysign_(y).mul_(steps)
-    y = _shift(matrix.T @ y, 11)
-    y = _shift(y.view(rows) @ matrix, 18)
-    return y.add_(128).clamp_(0, 255).view(n, c, h, w).int()
 
-
-def _shift(x: Tensor, bits: int) -> Tensor:
-    """(x + half) >> bits for whole numbers held in float64, in place."""
-    return x.add_(1 << (bits - 1)).mul_(0.5**bits).floor_()
+def _rounded(x: Tensor) -> Tensor:
+    """To whole numbers, halves up, in place."""
+    return x.add_(0.5).floor_()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 
 from restoration_env.errors import InvalidArgument
 from restoration_env.folding import FoldedConv, folded
-from restoration_env.quantization import LEVELS, Range, calibration_images, input_ranges
+from restoration_env.quantization import LEVELS, Range, bears_rounding, calibration_images, input_ranges
 from restoration_env.toolbox import Tool, Toolbox
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}  # int8: of what is not a convolution
@@ -39,38 +40,50 @@ class CompiledNetwork:
 
     def __init__(self, network: nn.Module, precision: str, calibration: Callable[[], Tensor]) -> None:
         self.network, self.precision, self._calibration = network, precision, calibration
-        self._lock, self._own = threading.Lock(), threading.local()
+        self._lock, self._free = threading.Lock(), deque[Any]()
         self._compiled: Any = None
 
     def __call__(self, images: Tensor) -> Tensor:
         """Float (N, 3, H, W) to the same shape."""
+        return self.begin(images)()
+
+    def begin(self, images: Tensor) -> Callable[[], Tensor]:
+        """Begin to compute on OpenVINO's own threads; what is returned waits for the result."""
         images = images.detach().float().contiguous()
         result = torch.empty_like(images)
         request = self._request()
-        request.set_input_tensor(ov.Tensor(images.numpy(), shared_memory=True))
-        request.set_output_tensor(ov.Tensor(result.numpy(), shared_memory=True))
-        request.infer()
-        return result
+        given, made = (ov.Tensor(part.numpy(), shared_memory=True) for part in (images, result))
+        request.set_input_tensor(given)
+        request.set_output_tensor(made)
+        request.start_async()
+
+        def wait(in_use: tuple[Any, ...] = (images, given, made)) -> Tensor:
+            request.wait()  # until then nothing may free the memory that is shared
+            self._free.append(request)
+            return result
+
+        return wait
 
     def _request(self) -> Any:
-        """What runs the network; each thread has its own."""
-        if not hasattr(self._own, "request"):
-            with self._lock:
-                if self._compiled is None:
-                    self._compiled = self._compile()
-            self._own.request = self._compiled.create_infer_request()
-        return self._own.request
+        """What runs the network, one batch at a time: one that is free, or another one."""
+        with self._lock:
+            if self._compiled is None:
+                self._compiled = self._compile()
+        try:
+            return self._free.pop()
+        except IndexError:
+            return self._compiled.create_infer_request()
 
     def _compile(self) -> Any:
         network = folded(self.network.cpu())
         model = _as_model(network)
         if self.precision == "int8":
-            layers = _quantized_layers(network)
-            _quantize(model, input_ranges(network, layers, self._calibration()))
+            images = self._calibration()
+            _quantize(model, input_ranges(network, _quantized_layers(network, images), images))
         settings = {
             "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
-            # A stream for each thread that may call, without barriers between them; unpinned, so that they move to
-            # a free core where cores are shared.
+            # A stream for each core, without barriers between them; unpinned, so that they move to a free core where
+            # cores are shared.
             "NUM_STREAMS": str(torch.get_num_threads()),
             "INFERENCE_NUM_THREADS": str(torch.get_num_threads()),
             "ENABLE_CPU_PINNING": "NO",
@@ -113,15 +126,16 @@ def _as_model(network: nn.Module) -> Any:
     return model
 
 
-def _quantized_layers(network: nn.Module) -> list[str]:
+def _quantized_layers(network: nn.Module, images: Tensor) -> list[str]:
     """The convolutions to compute in eight bits.
 
-    Those that see the image itself, and those that only mix channels, cost little and lose most: they stay in
-    bfloat16, like the sums of shifted columns, which have no weights to speak of.
+    Those that only mix channels cost little and lose most: they stay in bfloat16, like the sums of shifted columns,
+    which have no weights to speak of, and those that see the image itself in a network that does not bear its rounding.
     """
+    inputs = 1 if bears_rounding(network, images) else 4
     sums = {f"{name}.shifts" for name, layer in network.named_modules() if isinstance(layer, FoldedConv)}
     layers = ((name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d))
-    return [n for n, conv in layers if n not in sums and conv.in_channels >= 8 and max(conv.kernel_size) > 1]
+    return [n for n, c in layers if n not in sums and max(c.kernel_size) > 1 and c.in_channels >= inputs]
 
 
 def _quantize(model: Any, ranges: dict[str, Range]) -> None:

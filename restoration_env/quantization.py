@@ -14,6 +14,9 @@ from restoration_env.toolbox import Toolbox
 
 LEVELS = 256
 Range = tuple[float, float]
+_STEP = 1.25 / 255
+IMAGE: Range = (-25 * _STEP, 230 * _STEP)  # of what tools make of images: a little beyond 0 and 1
+_BEARABLE = 1e-5  # mean squared change of a network's result: a hundredth of what restored images are wrong by
 _IMAGES, _SIZE = 30, 63
 _BINS, _AT_ONCE = 2048, 6
 
@@ -32,12 +35,33 @@ def calibration_images(toolbox: Toolbox) -> Tensor:
 
 
 @torch.no_grad()
+def bears_rounding(network: nn.Module, images: Tensor) -> bool:
+    """Whether a network's results stay as they are when the images it sees have 256 levels in the range of `IMAGE`.
+
+    One that sharpens does not: it amplifies the rounding, and needs what other tools put beyond the range.
+
+    Args:
+        network: maps images to the same shape.
+        images: float (N, 3, H, W), as it sees them.
+    """
+    low, high = IMAGE
+    changes = []
+    for some in images.split(_AT_ONCE):
+        rounded = (some / _STEP).round().mul(_STEP).clamp(low, high)
+        # Only what is taken from the image is rounded, not the image to which the correction is added.
+        changes.append((network(rounded) - rounded - network(some) + some).square().mean(dim=(1, 2, 3)))
+    return torch.cat(changes).mean().item() < _BEARABLE
+
+
+@torch.no_grad()
 def input_ranges(network: nn.Module, layers: Sequence[str], images: Tensor) -> dict[str, Range]:
     """For each named layer, the range of its inputs that 256 levels represent with the smallest squared error.
 
-    The network sees few images at once, so that this needs little memory: first for the extremes, then to count.
+    A layer that sees the images themselves gets the range of `IMAGE`. The network sees few images at once, so that this
+    needs little memory: first for the extremes, then to count.
     """
     ends = {name: (0.0, 0.0) for name in layers}  # zero is among the inputs: convolutions pad with it
+    of_images = min(0.0, images.min().item()), max(0.0, images.max().item())
     counts = {name: torch.zeros(_BINS, dtype=torch.float64) for name in layers}
 
     def widen(name: str, values: Tensor) -> None:
@@ -59,7 +83,7 @@ def input_ranges(network: nn.Module, layers: Sequence[str], images: Tensor) -> d
             network(some)
         for hook in hooks:
             hook.remove()
-    return {name: best_range(counts[name], *ends[name]) for name in layers}
+    return {name: IMAGE if ends[name] == of_images else best_range(counts[name], *ends[name]) for name in layers}
 
 
 def best_range(counts: Tensor, low: float, high: float) -> Range:

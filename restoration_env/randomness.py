@@ -21,16 +21,16 @@ _BLOCK = 1 << 32  # counters that one stream may use
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
     """Logical (not arithmetic) right shift of int64."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def hashed(keys: Tensor, count: int, stream: int) -> Tensor:
     """The first ``count`` 64-bit words of a stream: int64 (N,) keys to int64 (N, count)."""
     counter = torch.arange(1, count + 1, device=keys.device) + stream * _BLOCK
     z = keys[:, None] + counter * _GOLDEN
-    z = (z ^ _shift_right(z, 30)) * _MIX1
-    z = (z ^ _shift_right(z, 27)) * _MIX2
-    return z ^ _shift_right(z, 31)
+    for bits, mix in ((30, _MIX1), (27, _MIX2)):
+        z.bitwise_xor_(_shift_right(z, bits)).mul_(mix)
+    return z.bitwise_xor_(_shift_right(z, 31))
 
 
 def uniform(keys: Tensor, count: int, stream: int = 0) -> Tensor:
@@ -45,9 +45,9 @@ def normal(keys: Tensor, shape: tuple[int, ...], stream: int = 1, *, dtype: torc
     """
     size = math.prod(shape)
     words = hashed(keys, -(-size // 2), stream)
-    radius = torch.sqrt(-2.0 * torch.log((_shift_right(words, 32).to(dtype) + 1.0) * 2.0**-32))
-    angle = (words & 0xFFFFFFFF).to(dtype) * (2.0 * math.pi * 2.0**-32)
-    pairs = torch.cat((radius * torch.cos(angle), radius * torch.sin(angle)), 1)
+    radius = _shift_right(words, 32).to(dtype).add_(1.0).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
+    angle = (words & 0xFFFFFFFF).to(dtype).mul_(2.0 * math.pi * 2.0**-32)
+    pairs = torch.cat((torch.cos(angle).mul_(radius), torch.sin(angle).mul_(radius)), 1)
     return pairs[:, :size].reshape(len(keys), *shape)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,9 @@ from restoration_env.distortions import Recipe, distort, recipe, recipe_names
 from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.images import GRIDS, damaged_patches, load_images
 from restoration_env.randomness import normal, uniform
-from restoration_env.workers import in_parallel
+from restoration_env.workers import begun, in_parallel
 
-_PART = 8  # patches that a core damages at once: what it works on stays in its cache
+_PART = 8
 
 
 class EpisodeSource:
@@ -63,14 +63,18 @@ class EpisodeSource:
             return clean, self._patch(damaged, "options['damaged']").repeat(len(keys), 1, 1, 1)
         return clean, _damage(clean, keys.to(self.device), how)
 
-    def _drawn(self, keys: Tensor, how: Recipe) -> tuple[Tensor, Tensor]:
-        def part(some: Tensor) -> tuple[Tensor, Tensor]:
-            return damaged_patches(self.pool, some, how, self.patch_size, grid=self.grid, device=self.device)
+    def drawing(self, keys: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
+        """`draw` for keys (N,), begun on the processor's other threads; what is returned waits for the patches."""
+        parts = begun([partial(self._part, some, self.recipe) for some in keys.split(_PART)])
+        return lambda: _joined(parts())
 
+    def _drawn(self, keys: Tensor, how: Recipe) -> tuple[Tensor, Tensor]:
         if devices.must_not_wait(self.device) or len(keys) <= _PART:
-            return part(keys)
-        clean, damaged = zip(*in_parallel([partial(part, some) for some in keys.split(_PART)]), strict=True)
-        return torch.cat(clean), torch.cat(damaged)
+            return self._part(keys, how)
+        return _joined(in_parallel([partial(self._part, some, how) for some in keys.split(_PART)]))
+
+    def _part(self, keys: Tensor, how: Recipe) -> tuple[Tensor, Tensor]:
+        return damaged_patches(self.pool, keys, how, self.patch_size, grid=self.grid, device=self.device)
 
     def _patch(self, image: Any, argument: str) -> Tensor:
         shape = (self.patch_size, self.patch_size, 3)
@@ -78,6 +82,11 @@ class EpisodeSource:
             got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
             raise InvalidArgument(argument, f"a uint8 array of shape {shape}", got)
         return torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(self.device).float() / 255.0
+
+
+def _joined(parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    clean, damaged = zip(*parts, strict=True)
+    return torch.cat(clean), torch.cat(damaged)
 
 
 def _recipe(name: str) -> Recipe:

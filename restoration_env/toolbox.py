@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,12 +15,13 @@ from torch import Tensor
 from restoration_env import devices
 from restoration_env.distortions import check_images
 from restoration_env.errors import InvalidArgument, UnknownName
-from restoration_env.workers import in_parallel
+from restoration_env.workers import begun
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _CHUNK = 4 * 63 * 63  # pixels a tool works on at once: activations that stay in a core's cache
 _CHUNK_IN_TRAINING = 32 * 63 * 63
+_WAITING = 12  # chunks that another backend works on: its threads are never without one
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Tool:
         halo: pixels on each side that an output pixel depends on; photographs are tiled with it.
         precision: "float32", or "bfloat16" to run the function under bfloat16 autocast.
         grid: pixels after which what the function does repeats; tiles begin at multiples of it.
-        backend: "torch", or what else computes the function, in the precision given ("int8" too).
+        backend: "torch", or what else computes the function, in the precision given ("int8" too). Such a function
+            also has ``begin(images)``, which does not wait and returns what does.
     """
 
     name: str
@@ -61,6 +63,14 @@ class Tool:
         else:
             with torch.autocast(images.device.type, torch.bfloat16):
                 result = self.function(images)
+        return self._checked(result, images)
+
+    def begin(self, images: Tensor) -> Callable[[], Tensor]:
+        """Begin to apply a tool that torch does not compute; what is returned waits for the result."""
+        wait = cast("Any", self.function).begin(images)
+        return lambda: self._checked(wait(), images)
+
+    def _checked(self, result: Tensor, images: Tensor) -> Tensor:
         if result.shape != images.shape:
             expected = f"a function that keeps the shape {tuple(images.shape)}"
             raise InvalidArgument(f"tool {self.name!r}", expected, tuple(result.shape))
@@ -153,13 +163,26 @@ class Toolbox:
         groups = zip(self.tools, order.split(counts), strict=False)
         chunks = [(tool, rows) for tool, group in groups if len(group) for rows in group.split(chunk)]
         chunks.sort(key=lambda one: -one[0].cost * len(one[1]))  # the longest first: then all cores end together
-        pieces = [partial(piece, tool, rows) for tool, rows in chunks]
         if training or images.device.type != "cpu":
-            for run in pieces:
-                run()
-        else:
-            deque(in_parallel(pieces), maxlen=0)
+            for tool, rows in chunks:
+                piece(tool, rows)
+            return result
+        finish = begun([partial(piece, tool, rows) for tool, rows in chunks if tool.backend == "torch"])
+        waiting: deque[tuple[Tensor, Callable[[], Tensor]]] = deque()
+        for tool, rows in chunks:  # other backends have their own threads
+            if tool.backend != "torch":
+                if len(waiting) == _WAITING:
+                    _take(waiting, result)
+                waiting.append((rows, tool.begin(images[rows])))
+        while waiting:
+            _take(waiting, result)
+        finish()
         return result
+
+
+def _take(waiting: deque[tuple[Tensor, Callable[[], Tensor]]], result: Tensor) -> None:
+    rows, wait = waiting.popleft()
+    result[rows] = wait().to(result.dtype)
 
 
 def check_actions(actions: Tensor, count: int, stop: int) -> None:

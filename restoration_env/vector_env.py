@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from restoration_env.toolbox import check_actions
 from restoration_env.workers import pieces_only
 
 OUTPUTS = ("numpy", "torch")
+Drawing = Callable[[], tuple[Tensor, Tensor]]
 
 
 class RestoreVectorEnv(VectorEnv):
@@ -117,6 +118,7 @@ class RestoreVectorEnv(VectorEnv):
         if not self._generators:
             raise ResetNeeded("Cannot call env.step() before calling env.reset()")
         actions = self._actions(actions)
+        coming = self._coming(actions)
         ended_before = self.episodes.done.clone()
         rewards = self.episodes.step(actions)
         terminated = self.episodes.done.clone()
@@ -130,7 +132,7 @@ class RestoreVectorEnv(VectorEnv):
             last = self._observation()
             info = self._final(terminated, last)
             rows = torch.nonzero(terminated)[:, 0].cpu()
-            self._begin(rows)
+            self._begin(rows, drawn=coming)
             observation = self._with_new(last, rows)
         elif self.autoreset_mode is AutoresetMode.NEXT_STEP and bool(ended_before.any()):
             self._begin(torch.nonzero(ended_before)[:, 0].cpu())
@@ -188,10 +190,23 @@ class RestoreVectorEnv(VectorEnv):
         for row in seeded:
             self._generators[row] = seeding.np_random(int(seeds[row]))[0]
 
-    def _begin(self, rows: Tensor, options: Mapping[str, Any] | None = None) -> None:
+    def _coming(self, actions: Tensor) -> Drawing | None:
+        """On a processor: the patches of the episodes that follow those ending now, drawn beside the tools' work."""
+        if self.autoreset_mode is not AutoresetMode.SAME_STEP or devices.must_not_wait(self.source.device):
+            return None
+        rows = torch.nonzero(self.episodes.ending(actions))[:, 0]
+        return self.source.drawing(self._next_keys(rows)) if len(rows) else None
+
+    def _next_keys(self, rows: Tensor) -> Tensor:
         next_key = self._draw if self._keys is None else self._keys.pop
-        keys = torch.tensor([next_key(row) for row in rows.tolist()])
-        clean, damaged = self.source.draw(to_device(keys, self.source.device), options)
+        return torch.tensor([next_key(row) for row in rows.tolist()])
+
+    def _begin(self, rows: Tensor, options: Mapping[str, Any] | None = None, *, drawn: Drawing | None = None) -> None:
+        if drawn is None:
+            keys = to_device(self._next_keys(rows), self.source.device)
+            clean, damaged = self.source.draw(keys, options)
+        else:
+            clean, damaged = drawn()
         whole = len(rows) == self.num_envs
         self.episodes.begin(damaged, clean, None if whole else rows.to(damaged.device))
 

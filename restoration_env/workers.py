@@ -38,6 +38,19 @@ def in_parallel(pieces: Sequence[Callable[[], Result]]) -> Iterable[Result]:
     return _pool(threads).map(_without_gradients, pieces)
 
 
+def begun(pieces: Sequence[Callable[[], Result]]) -> Callable[[], list[Result]]:
+    """Begin pieces, as `in_parallel` would call them, and go on; what is returned waits for their results.
+
+    They come before all pieces that begin later. Where there is one thread, or a worker asks, they are called when
+    their results are asked for.
+    """
+    threads = getattr(_own, "threads", None) or torch.get_num_threads()
+    if threads == 1 or threading.current_thread().name.startswith(_NAME):
+        return lambda: [_without_gradients(piece) for piece in pieces]
+    futures = [_pool(threads).submit(_without_gradients, piece) for piece in pieces]
+    return lambda: [future.result() for future in futures]
+
+
 @contextmanager
 def pieces_only() -> Iterator[None]:
     """Within this, the calling thread computes alone, and `in_parallel` still has all threads.
