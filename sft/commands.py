@@ -20,6 +20,7 @@ from restoration_env.images import ImagePool, load_images
 from restoration_env.provenance import provenance
 from restoration_env.sft.conditioning import CATEGORIES
 from restoration_env.sft.crops import Batch, Crops, whole_maps
+from restoration_env.sft.lost import LostResolution
 from restoration_env.sft.runs import Progress, make_fabric
 from restoration_env.sft.scenes import load_scenes
 from restoration_env.sft.segmenter import Segmenter, load_segmenter
@@ -44,10 +45,12 @@ _VALIDATION_SEED = 77
 @click.option("--blocks", default=_DEFAULTS["blocks"], show_default=True, help="Its residual blocks.")
 @click.option("--on-bicubic/--alone", default=False, show_default=True, help="Add the output to the enlargement.")
 @click.option("--iterations", default=_DEFAULTS["iterations"], show_default=True, help="Optimiser steps.")
+@click.option("--damage", default="", help="Train the tool: on photographs of such damage, x4, shrunk as it does.")
 @click.option("--batch", default=_DEFAULTS["batch"], show_default=True, help="Crops a step.")
 @click.option("--crop", default=_DEFAULTS["crop"], show_default=True, help="Side of the crops.")
 @click.option("--learning-rate", default=_DEFAULTS["learning_rate"], show_default=True)
 @click.option("--inserted-rate", default=_DEFAULTS["inserted_rate"], show_default=True)
+@click.option("--cosine/--halved", default=False, show_default=True, help="How the rates of the last two stages fall.")
 @click.option("--perceptual", default=_DEFAULTS["perceptual"], show_default=True, help="vgg19, vgg16, alex or none.")
 @click.option("--perceptual-weights", default="", help="The file of VGG19's weights.")
 @click.option("--pixel-weight", default=_DEFAULTS["pixel_weight"], show_default=True, help="In the last two stages.")
@@ -102,8 +105,14 @@ def train(
         with fabric.rank_zero_first(), fabric.autocast():
             scene_maps, photograph_maps = maps_of("scenes", known.images), maps_of("images", photographs.images)
             held_maps = maps_of("validation", held.images)
-        crops = Crops(known, photographs, scene_maps, photograph_maps, config.crop)
-        validation = _validation(held.pool(), held_maps, held, config.crop)
+        if config.damage:
+            crops: Crops | LostResolution = LostResolution([known.pool(), photographs], config.crop, config.damage)
+            validation = LostResolution([held.pool()], config.crop, config.damage).batch(
+                _VALIDATION, _VALIDATION_SEED, 0
+            )
+        else:
+            crops = Crops(known, photographs, scene_maps, photograph_maps, config.crop)
+            validation = _validation(held.pool(), held_maps, held, config.crop)
         task = bar.add_task(name, total=config.iterations, note="")
 
         def report(progress: Progress) -> None:
@@ -125,8 +134,8 @@ def train(
 
 
 def _written(key: str, value: Any) -> str:
-    if key == "on_bicubic":
-        return " --on-bicubic"
+    if value is True:
+        return f" --{key.replace('_', '-')}"
     return f" --{key.replace('_', '-')} {Path(value).name if key == 'perceptual_weights' else value}"
 
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from restoration_env.distortions import recipe, recipe_names
 from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
 from restoration_env.files import read_weights, save_weights
 from restoration_env.metrics import psnr
@@ -28,6 +29,7 @@ from restoration_env.sft.crops import Batch, Crops
 from restoration_env.sft.discriminator import Discriminator
 from restoration_env.sft.generator import CONDITIONING, UPSAMPLING, SFTNet
 from restoration_env.sft.losses import PERCEPTUAL, PerceptualLoss, adversarial_loss, category_loss
+from restoration_env.sft.lost import LostResolution
 from restoration_env.sft.runs import Progress, train
 
 if TYPE_CHECKING:
@@ -51,10 +53,14 @@ class SFTConfig:
         blocks: its residual blocks.
         on_bicubic: its output is added to the bicubic enlargement.
         iterations: optimiser steps.
+        damage: in the pixel stage, a recipe that loses resolution: learn what the tool is to make of such images; ""
+            for clean low resolution.
         batch: crops a step, in each process.
         crop: side of the crops at high resolution.
         learning_rate: of the generator; 1e-4 in the paper's last two stages.
         inserted_rate: of inserted conditions, 5e-4 in the paper.
+        cosine: let the rates of the last two stages fall along a cosine; the paper's four halvings in the first third
+            leave a short training a sixteenth of them for the rest. The pixel stage always has a cosine.
         alone: share of the sft stage in which only what was inserted learns (20 of 600 thousand iterations).
         perceptual: features of the perceptual loss: "vgg19", "vgg16", "alex" or "none".
         perceptual_weights: the features' file, needed for "vgg19".
@@ -77,10 +83,12 @@ class SFTConfig:
     blocks: int = 16
     on_bicubic: bool = False
     iterations: int = 100_000
+    damage: str = ""
     batch: int = 16
     crop: int = 96
     learning_rate: float = 1e-4
     inserted_rate: float = 5e-4
+    cosine: bool = False
     alone: float = 1 / 30
     perceptual: str = "vgg16"
     perceptual_weights: str = ""
@@ -105,6 +113,11 @@ class SFTConfig:
             raise InvalidArgument("conditioning", "what the sft stage is to insert", repr(self.conditioning))
         if self.stage != "pixel" and not self.start:
             raise InvalidArgument("start", f"weights of the stage before {self.stage!r}", "none")
+        if self.damage and not recipe(self.damage).loses:
+            losing = [name for name in recipe_names() if recipe(name).loses]
+            raise InvalidArgument("damage", f"a recipe that loses resolution, {' or '.join(losing)}", repr(self.damage))
+        if self.damage and (self.stage, self.conditioning) != ("pixel", "none"):
+            raise InvalidArgument("damage", "given only in the pixel stage without conditions", repr(self.damage))
         if self.crop < 16 or self.crop % 16:
             raise InvalidArgument("crop", "a multiple of 16", self.crop)
         check_at_least(1, width=self.width, blocks=self.blocks, iterations=self.iterations, batch=self.batch)
@@ -121,10 +134,19 @@ def shape_of(card: dict[str, Any]) -> dict[str, Any]:
     return {name: card[name] for name in ("upsampling", "width", "blocks", "conditioning", "on_bicubic")}
 
 
+def rate_share(config: SFTConfig, iteration: int) -> float:
+    """The share of the peak learning rates at an iteration."""
+    if config.stage == "pixel":
+        return cosine(iteration, config.iterations, warmup=100)
+    if config.cosine:
+        return cosine(iteration, config.iterations)
+    return 0.5 ** sum(iteration >= at * config.iterations for at in _HALVED)
+
+
 class _Run:
     """The state of a training run."""
 
-    def __init__(self, config: SFTConfig, crops: Crops, validation: Batch, fabric: Fabric) -> None:
+    def __init__(self, config: SFTConfig, crops: Crops | LostResolution, validation: Batch, fabric: Fabric) -> None:
         self.config, self.crops, self.fabric = config, crops, fabric
         self.validation = validation.to(fabric.device)
         self.iteration, self.seconds, self.best_gain = 0, 0.0, -math.inf
@@ -166,14 +188,9 @@ class _Run:
         return {name: value.detach().cpu().clone() for name, value in self.average.module.state_dict().items()}
 
     def _schedule(self) -> None:
-        share = self.iteration / self.config.iterations
-        if self.config.stage == "pixel":
-            factor = cosine(self.iteration, self.config.iterations, warmup=100)
-        else:
-            factor = 0.5 ** sum(share >= at for at in _HALVED)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * factor
-        if self.config.stage == "sft" and share < self.config.alone:
+            group["lr"] = peak * rate_share(self.config, self.iteration)
+        if self.config.stage == "sft" and self.iteration < self.config.alone * self.config.iterations:
             self.optimizer.param_groups[0]["lr"] = 0.0
 
     def step(self) -> dict[str, float]:
@@ -231,7 +248,7 @@ class _Run:
 class _Judge:
     """The discriminator and the perceptual loss of the last two stages."""
 
-    def __init__(self, config: SFTConfig, crops: Crops, fabric: Fabric) -> None:
+    def __init__(self, config: SFTConfig, crops: Crops | LostResolution, fabric: Fabric) -> None:
         self.config, self.fabric = config, fabric
         plain = Discriminator(config.discriminator_width, config.crop)
         plain = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -281,7 +298,7 @@ class _Judge:
 
 def train_sft(
     config: SFTConfig,
-    crops: Crops,
+    crops: Crops | LostResolution,
     validation: Batch,
     path: str | Path,
     fabric: Fabric,

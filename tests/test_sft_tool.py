@@ -19,9 +19,10 @@ from restoration_env.registry import load_tool, load_toolbox, tool_names
 from restoration_env.resizing import bicubic, enlarged_again
 from restoration_env.sft.conditioning import CATEGORIES
 from restoration_env.sft.generator import SFTNet
+from restoration_env.sft.resizing import decimated
 from restoration_env.sft.segmenter import WEIGHTS, LiteSegmenter, Segmenter
 from restoration_env.sft.super_resolver import SuperResolver, load_super_resolver, prior
-from restoration_env.sft.tool import Resharpen, decimated
+from restoration_env.sft.tool import Resharpen
 from restoration_env.sft.upscale import upscale
 
 needs_weights = pytest.mark.skipif(not (WEIGHTS / "sft-psnr.safetensors").is_file(), reason="no trained super-resolver")

@@ -16,10 +16,11 @@ from restoration_env.resizing import bicubic
 from restoration_env.sft.conditioning import CATEGORIES
 from restoration_env.sft.crops import Crops, whole_maps
 from restoration_env.sft.losses import PerceptualLoss, adversarial_loss, category_loss
+from restoration_env.sft.lost import LostResolution
 from restoration_env.sft.runs import make_fabric
 from restoration_env.sft.scenes import load_scenes
 from restoration_env.sft.segmenter import LiteSegmenter, Segmenter
-from restoration_env.sft.training import SFTConfig, train_sft
+from restoration_env.sft.training import SFTConfig, rate_share, train_sft
 
 SMALL = {"width": 8, "blocks": 1, "on_bicubic": True, "batch": 2, "crop": 48, "iterations": 4, "evaluate_every": 2}
 LATER = {**SMALL, "perceptual": "alex", "discriminator_width": 4}
@@ -135,11 +136,34 @@ def test_a_run_that_was_put_by_ends_as_if_it_had_not(crops, fabric, pixel, tmp_p
         ({"stage": "adversarial"}, "start must be weights of the stage before"),
         ({"perceptual": "resnet"}, "perceptual must be one of vgg19, vgg16, alex, none"),
         ({"crop": 50}, "crop must be a multiple of 16"),
+        ({"damage": "mixed"}, "damage must be a recipe that loses resolution, x4 or with-x4, got 'mixed'"),
+        ({"damage": "x4", "conditioning": "sft"}, "damage must be given only in the pixel stage without conditions"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(InvalidArgument, match=message):
         SFTConfig(**settings)
+
+
+def test_rates_are_halved_as_published_or_fall_along_a_cosine():
+    settings = {**LATER, "stage": "adversarial", "start": "x", "iterations": 120}
+    halved, smooth = SFTConfig(**settings), SFTConfig(**settings, cosine=True)
+    assert [rate_share(halved, at) for at in (0, 9, 10, 20, 30, 40, 119)] == [1, 1, 0.5, 0.25, 0.125, 0.0625, 0.0625]
+    assert rate_share(smooth, 0) == 1.0 and rate_share(smooth, 60) == pytest.approx(0.5)
+    assert 0.0 < rate_share(smooth, 119) < 0.001
+
+
+def test_the_tool_learns_what_it_is_shown_in_episodes(fabric, tmp_path):
+    pools = [load_images("bundled", part) for part in ("validation", "test")]
+    lost = LostResolution(pools, 48)
+    one, same, other = lost.batch(5, 0, 3), lost.batch(5, 0, 3), lost.batch(5, 0, 4)
+    assert torch.equal(one.low, same.low) and not torch.equal(one.low, other.low)
+    assert one.high.shape == (5, 3, 48, 48) and one.low.shape == (5, 3, 12, 12) and one.maps.shape == (5, 8, 48, 48)
+    # Enlarged again, the small image is the damaged one, as far as the damage left it one that was enlarged.
+    errors = (bicubic(one.low, 4) - one.high).abs().mean((1, 2, 3))
+    assert (errors < 0.15).all() and (one.maps[:, 0] == 1).all() and not one.categories.any()
+    card = train_sft(SFTConfig(**SMALL, damage="x4"), lost, other, tmp_path / "tool.safetensors", fabric)
+    assert card["training"]["damage"] == "x4"
 
 
 def test_a_start_of_another_width_is_refused(crops, fabric, pixel, tmp_path):
