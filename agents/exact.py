@@ -16,11 +16,11 @@ import torch
 
 from restoration_env.agents.agent import ToolchainAgent, load_agent, save_agent
 from restoration_env.agents.exact_values import ExactValues
-from restoration_env.agents.network import NETWORKS, UNIT, build_network
+from restoration_env.agents.network import NETWORKS, UNIT, ToolchainNetwork, build_network
 from restoration_env.agents.pretraining import pretrain
 from restoration_env.agents.validation import mean_gains, validation_batches
 from restoration_env.distortions import recipe
-from restoration_env.errors import UnknownName, check_at_least
+from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
 from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint, saved_when_interrupted
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.schedules import cosine
@@ -45,7 +45,8 @@ class ExactConfig:
         temperature: in dB, how near.
         closeness: in dB, how far behind the best an action may be before its value no longer matters.
         discount: of what follows a step; the agent that ships was trained without one (1.0).
-        start: an agent, by name or path, whose weights to start from, or "".
+        start: an agent, by name or path, whose weights to start from, or ""; the toolbox may have further tools after
+            those it knows.
         pretraining: iterations in which the convolutions first learn to tell the strengths of damage
             (`restoration_env.agents.pretraining`), on images that are not counted as episodes.
         evaluate_every: batches between two validations.
@@ -127,8 +128,7 @@ def train_exact(
     torch.manual_seed(config.seed)
     network, origin = build_network(config.network, len(toolbox)).to(device), dict[str, Any]()
     if config.start:
-        known = load_agent(config.start, toolbox=toolbox, device=str(device))
-        network, origin = known.network.requires_grad_(True), known.card
+        network, origin = _started(config.start, toolbox, device)
         network.scale_values(1.0 / UNIT)
     learner = ExactValues(
         network,
@@ -150,7 +150,7 @@ def train_exact(
         learner.restore(state["learner"])
         best_gain, best, seconds, history = (state[k] for k in ("best_gain", "best", "seconds", "history"))
     train, damage = train.fitting(network.patch_size), recipe(config.severity)
-    held_out = validation_batches(validation, config.validation_images, network.patch_size, device)
+    held_out = validation_batches(validation, config.validation_images, network.patch_size, device, config.severity)
     began = saved = time.monotonic()
     if not checkpoint.exists() and config.pretraining:
 
@@ -200,3 +200,15 @@ def train_exact(
     save_agent(path, agent, facts)
     checkpoint.unlink(missing_ok=True)
     return facts
+
+
+def _started(start: str, toolbox: Toolbox, device: torch.device | str) -> tuple[ToolchainNetwork, dict[str, Any]]:
+    """The network of an agent of these tools, or of the first of them, and its card."""
+    try:
+        known = load_agent(start, toolbox=toolbox, device=str(device))
+        return known.network.requires_grad_(True), known.card
+    except InvalidArgument:  # of another number of tools; anything else comes up again
+        known = load_agent(start, device=str(device))
+    if known.toolbox.names != toolbox.names[: len(known.toolbox)]:
+        raise InvalidArgument("start", f"an agent of the first tools of {toolbox.name}", f"one of {known.toolbox.name}")
+    return known.network.with_more_tools(len(toolbox)).to(device).requires_grad_(True), known.card

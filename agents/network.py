@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from restoration_env.errors import UnknownName
+from restoration_env.errors import UnknownName, check_at_least
 
 State = tuple[Tensor, Tensor]
 UNIT = 10.0  # dB of one unit of what training predicts; values near one keep the memory out of saturation
@@ -89,6 +89,27 @@ class ToolchainNetwork(nn.Module):
         """Multiply all Q values, from dB to the units that training predicts or back."""
         for parameter in self.q.parameters():
             parameter.mul_(factor)
+
+    @torch.no_grad()
+    def with_more_tools(self, tools: int) -> ToolchainNetwork:
+        """The same network for a toolbox with further tools after the known ones.
+
+        Each of them is worth as much as stopping is, and remembering it changes nothing, until that is learned.
+
+        Raises:
+            InvalidArgument: for fewer tools.
+        """
+        check_at_least(self.tools, tools=tools)
+        grown, known = build_network(self.kind, tools, self.patch_size), self.state_dict()
+        seen = self.fc.out_features
+        gates = known["gates.weight"]
+        new = gates.new_zeros(len(gates), tools - self.tools)
+        known["gates.weight"] = torch.cat((gates[:, : seen + self.tools], new, gates[:, seen + self.tools :]), 1)
+        for name in ("q.weight", "q.bias"):
+            stop = known[name][self.tools :]
+            known[name] = torch.cat((known[name][: self.tools], *([stop] * (tools - self.tools + 1))))
+        grown.load_state_dict(known)
+        return grown.to(gates)
 
     def forward(self, images: Tensor, last_action: Tensor, state: State) -> tuple[Tensor, State]:
         """Q values (N, tools + 1) of what is seen now, and the next state."""

@@ -15,11 +15,12 @@ from restoration_env.images import ImagePool, damaged_patches
 
 
 def validation_batches(
-    pool: ImagePool, count: int, size: int, device: torch.device | str
+    pool: ImagePool, count: int, size: int, device: torch.device | str, severity: str = "every"
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Clean and damaged patches of each severity, always the same."""
+    """Clean and damaged patches of each severity, always the same; of lost resolution and none if training has both."""
     keys, pool = torch.arange(count), pool.fitting(size)
-    return {name: damaged_patches(pool, keys, recipe(name), size, device=device) for name in SEVERITY_RANGES}
+    names = ("x4", "mixed") if recipe(severity).loses else SEVERITY_RANGES
+    return {name: damaged_patches(pool, keys, recipe(name), size, device=device) for name in names}
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from restoration_env.episodes import Episodes
 from restoration_env.errors import InvalidArgument
 from restoration_env.images import load_images
 from restoration_env.metrics import psnr
+from restoration_env.toolbox import Tool, Toolbox
 
 SIDE = 24
 
@@ -106,6 +107,31 @@ def test_an_agent_is_trained_and_can_be_loaded(photos, tmp_path):
     assert set(card["history"][-1]) == {"images", "mild", "moderate", "severe"}
     agent = load_agent(tmp_path / "a.safetensors")
     assert agent.toolbox.name == "tiny" and not list(tmp_path.glob("*.checkpoint"))
+
+
+@pytest.mark.parametrize("kind", ["published", "statistics"])
+def test_further_tools_change_nothing_until_they_are_learned(kind):
+    torch.manual_seed(0)
+    known = build_network(kind, 2, 32).eval()
+    grown = known.with_more_tools(4).eval()
+    images = torch.rand(5, 3, 32, 32)
+    for last, also in ((2, 4), (1, 1)):  # nothing done yet, and the second tool
+        before, _ = known(images, torch.full((5,), last), known.initial_state(5))
+        after, _ = grown(images, torch.full((5,), also), grown.initial_state(5))
+        torch.testing.assert_close(after[:, [0, 1, 4]], before)
+        torch.testing.assert_close(after[:, [2, 3]], before[:, 2:].expand(-1, 2))
+
+
+def test_an_agent_goes_on_with_a_tool_more(photos, tmp_path):
+    train_exact(config(), tiny(), *photos, tmp_path / "a.safetensors")
+    more = tiny().extended([Tool("shade", "one more", lambda images: images * 0.9)])
+    settings = {"start": str(tmp_path / "a.safetensors"), "severity": "with-x4", "pretraining": 0}
+    card = train_exact(config(**settings), more, *photos, tmp_path / "b.safetensors")
+    assert set(card["history"][-1]) == {"images", "x4", "mixed"}
+    assert load_agent(tmp_path / "b.safetensors", toolbox=more).network.tools == TOOLS + 1
+    other = Toolbox("other", [Tool(name, "another", lambda images: images) for name in "abcde"])
+    with pytest.raises(InvalidArgument, match="start must be an agent of the first tools of other, got one of tiny"):
+        train_exact(config(**settings), other, *photos, tmp_path / "c.safetensors")
 
 
 def test_a_killed_run_goes_on_and_another_configuration_is_refused(photos, tmp_path):
