@@ -1,8 +1,9 @@
 """The super-resolvers that SFT-GAN is compared with (Wang et al., CVPR 2018, Section 4), by four.
 
 Each maps float RGB (N, 3, h, w) in [0, 1] to (N, 3, 4h, 4w), not clipped. Five work on luma alone, as published: they
-see and predict the Y of BT.601, and the colours come from bicubic interpolation. Three work on RGB. What the papers'
-tables count as parameters is what `SPECS` holds beside each network, and a test compares.
+see and predict the Y of BT.601, and the colours come from bicubic interpolation. Four work on RGB. What the papers'
+tables count as parameters is what `SPECS` holds beside each network, and a test compares. SFT-Net itself is there in
+the width that ships, so that it can be trained under the budget of the others.
 
 DRRN and MemNet are described with batch normalisation before each ReLU; here, as in their later re-implementations
 and in the published counts, there is none.
@@ -21,6 +22,8 @@ from torch import Tensor, nn
 
 from restoration_env.errors import UnknownName
 from restoration_env.resizing import SCALE, bicubic
+from restoration_env.sft.generator import SFTNet
+from restoration_env.sft.segmenter import load_segmenter
 
 _LUMA = (65.481 / 255, 128.553 / 255, 24.966 / 255)  # MATLAB's rgb2ycbcr: black is 16/255, white 235/255
 
@@ -287,6 +290,27 @@ class EnhanceNet(SuperResolver):
         return bicubic(images, SCALE) + self.last(F.relu(self.detail(x)))
 
 
+class SFTNetWithEyes(SuperResolver):
+    """SFT-Net of a width that a processor trains, told what is where by the segmenter that ships. RGB.
+
+    Wang et al., CVPR 2018; 32 channels and 8 blocks where the paper has 64 and 16, added to bicubic. The segmenter
+    learns nothing here, and is neither counted nor written.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = SFTNet(width=32, blocks=8, on_bicubic=True)
+        for parameter in self.network.last.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Enlarge by four."""
+        segmenter = load_segmenter(None, images.device)
+        with torch.no_grad():
+            maps = segmenter(bicubic(images.float(), SCALE).clamp(0.0, 1.0))
+        return self.network(images, maps)
+
+
 @dataclass(frozen=True)
 class ResolverSpec:
     """One row of the table.
@@ -321,6 +345,7 @@ SPECS = {
         ResolverSpec("srgan", "SRGAN", SRResNet, 1_543, losses="srgan"),
         ResolverSpec("enhancenet-e", "EnhanceNet-E", EnhanceNet, 850),
         ResolverSpec("enhancenet", "EnhanceNet", EnhanceNet, 850, losses="enhancenet"),
+        ResolverSpec("sft-net", "SFT-Net, same budget", SFTNetWithEyes, 329),
     )
 }
 
