@@ -14,11 +14,20 @@ from torch import Tensor
 
 from restoration_env.cli import progress_bar
 from restoration_env.devices import find_device
-from restoration_env.files import write_json
+from restoration_env.files import read_weights, write_json
 from restoration_env.provenance import provenance
 from restoration_env.sft.comparison import compare
 from restoration_env.sft.scenes import load_scenes
+from restoration_env.sft.segmenter import WEIGHTS
 from restoration_env.sft.super_resolver import SuperResolver, load_super_resolver, shipped
+
+_TOLD = ("sha256", "conditioning", "stage", "iterations_done", "command", "commit")  # of a card
+
+
+def _facts(name: str) -> dict[str, object]:
+    path = WEIGHTS / f"{name}.safetensors" if name in shipped() else Path(name)
+    card = read_weights(path)[1]
+    return {key: card[key] for key in _TOLD if key in card}
 
 
 def _resolved(resolver: SuperResolver, device: torch.device, low: Tensor) -> Tensor:
@@ -63,7 +72,8 @@ def measure(
         )
     words = f"restoration-env sft-compare {' '.join(resolvers)} --scenes {Path(scenes).name} --split {split}"
     words += "" if limit is None else f" --limit {limit}"
-    result = {**provenance(words, where), "scenes": len(held), "rows": rows}
+    facts = {Path(name).stem: _facts(name) for name in names}
+    result = {**provenance(words, where), "weights": facts, "scenes": len(held), "rows": rows}
     if output:
         write_json(output, result)
     if as_json:

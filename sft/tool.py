@@ -13,7 +13,7 @@ from restoration_env.toolbox import Tool
 
 NAME = "sft-x4"
 _COST = 31_000  # multiply-adds per pixel
-_WEIGHTS = "sft-plain"  # no segmenter, whose maps of a tile are not those of the whole photograph, and no worse in dB
+_WEIGHTS = "sft-tool"  # learned from what the tool is shown, and needs no segmenter: it sees tiles only
 _HALO = 96  # the generator's reach
 
 

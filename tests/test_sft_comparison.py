@@ -52,6 +52,7 @@ def test_the_command_compares_files(tmp_path, monkeypatch, capsys):
     assert ended.value.code == 0
     result = json.loads((tmp_path / "result.json").read_text())
     assert [row["method"] for row in result["rows"]] == ["bicubic", "mine"]
+    assert result["weights"]["mine"]["conditioning"] == "film" and len(result["weights"]["mine"]["sha256"]) == 64
     assert result["command"] == "restoration-env sft-compare mine --scenes scenes --split all"
 
 
