@@ -103,6 +103,8 @@ def train_exact(
     checkpoint_seconds: float = 120.0,
     report: Callable[[ExactProgress], None] = lambda progress: None,
     card: Mapping[str, Any] | None = None,
+    views: int = 1,
+    caution: float = 0.0,
 ) -> dict[str, Any]:
     """Train an agent on exact values, or go on where a killed run of the same configuration stopped.
 
@@ -116,6 +118,8 @@ def train_exact(
         checkpoint_seconds: time between two checkpoints; a Ctrl-C writes one too. The replay memory is not in them.
         report: called after every batch.
         card: further entries of the weights' card.
+        views: of the agent that is judged and written, see `restoration_env.agents.agent.ToolchainAgent`.
+        caution: of the same, in dB.
 
     Returns:
         The card of the finished weights.
@@ -141,7 +145,8 @@ def train_exact(
         discount=config.discount,
         seed=config.seed,
     )
-    agent = ToolchainAgent(learner.target, toolbox, config.max_steps)  # an average of the learner, and steadier
+    manner = {"views": views, "caution": caution}
+    agent = ToolchainAgent(learner.target, toolbox, config.max_steps, manner)  # an average of the learner, and steadier
     identity = {**asdict(config), "tools": ", ".join(toolbox.names)}
     best_gain, best, seconds, history = -math.inf, learner.target.state_dict(), 0.0, list[dict[str, float]]()
     if checkpoint.exists():

@@ -85,6 +85,8 @@ def _shown(gains: Mapping[str, float]) -> str:
 @click.option("--start", help="An agent, by name or path, whose weights to start from.")
 @click.option("--width", type=int, help="Chains of the finished agent's beam (lookahead).  [default: 2]")
 @click.option("--epsilon-start", type=float, help="Share of random actions at the start (drqn).  [default: 1]")
+@click.option("--views", type=int, help="1, or 8 to judge each image turned and mirrored (exact).  [default: 1]")
+@click.option("--caution", type=float, help="dB that a tool must promise more than stop (exact).  [default: 0]")
 @click.option("--precision", default="float32", show_default=True, help="Of the tools: float32 or bfloat16.")
 def train(
     algo: str,
@@ -101,10 +103,11 @@ def train(
     A killed run goes on where it stopped.
     """
     given = {name: value for name, value in settings.items() if value is not None}
-    known = {field.name for field in fields(_CONFIGS[algo])}
+    known = {field.name for field in fields(_CONFIGS[algo])} | ({"views", "caution"} if algo == "exact" else set())
     for name in given:
         if name not in known:
             raise InvalidArgument(f"--{name.replace('_', '-')}", "an option of another algorithm", f"--algo {algo}")
+    manner = {name: given.pop(name) for name in ("views", "caution") if name in given}
     config = _CONFIGS[algo](**given)
     words = {"algo": algo, "toolbox": toolbox, **{n: v for n, v in settings.items() if v is not None}}
     where, pool, validation, card = _prepare("restoration-env train agent", images, device, threads, words)
@@ -124,7 +127,7 @@ def train(
                 bar.update(task, note=_shown(progress.validation))
 
         if isinstance(config, ExactConfig):
-            train_exact(config, tools, pool, validation, out, device=where, report=report_exact, card=card)
+            train_exact(config, tools, pool, validation, out, device=where, report=report_exact, card=card, **manner)
         elif isinstance(config, LookaheadConfig):
             train_lookahead(config, tools, pool, validation, out, device=where, report=report_exact, card=card)
         else:
