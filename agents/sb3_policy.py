@@ -61,6 +61,11 @@ class SB3Policy:
         self._state: tuple[np.ndarray, ...] | None = None
         self._starts = np.ones(0, dtype=bool)
 
+    @property
+    def max_steps(self) -> int:
+        """The horizon it was trained for."""
+        return int(getattr(self.space["steps_left"], "n", 1)) - 1
+
     def reset(self, count: int) -> None:
         """Forget what was seen: ``count`` new episodes begin."""
         self._state, self._starts = None, np.ones(count, dtype=bool)
@@ -75,9 +80,10 @@ class SB3Policy:
         shape, trained = seen["image"].shape[1:], self.space["image"].shape
         if trained is None or shape not in (trained, (trained[2], *trained[:2])):
             raise InvalidArgument("images", f"patches as in the model's training, {trained}", shape)
-        most = getattr(self.space["steps_left"], "n", 0) - 1
-        if int(seen["steps_left"].max(initial=0)) > most:
-            raise InvalidArgument("max_steps", f"at most {most}, as in the model's training", seen["steps_left"].max())
+        if int(seen["steps_left"].max(initial=0)) > self.max_steps:
+            raise InvalidArgument(
+                "max_steps", f"at most {self.max_steps}, as in the model's training", seen["steps_left"].max()
+            )
         actions, self._state = self.model.predict(
             seen, state=self._state, episode_start=self._starts, deterministic=self.deterministic
         )

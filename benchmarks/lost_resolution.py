@@ -7,7 +7,7 @@ JPEG) and ``mixed`` (the damage agents are trained on, no loss of resolution).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from restoration_env.benchmarks.suites import Suite
 from restoration_env.episodes import Episodes
 from restoration_env.toolbox import Toolbox
 
+if TYPE_CHECKING:
+    from restoration_env.agents.sb3_policy import SB3Policy
+
 HALVES = ("x4", "mixed")
 TOOL = "sft-x4"
 
@@ -26,7 +29,7 @@ TOOL = "sft-x4"
 def measure(
     suites: Mapping[str, Suite],
     toolboxes: Sequence[Toolbox],
-    agents: Mapping[str, RestorationAgent],
+    agents: Mapping[str, RestorationAgent | SB3Policy],
     note: Callable[[str], None] = lambda text: None,
 ) -> list[dict[str, Any]]:
     """A row for the greedy oracle of each toolbox and for each agent.
