@@ -88,13 +88,15 @@ def super_resolvers_table(result: dict[str, Any]) -> str:
         facts, cells, times = result["resolvers"][title], [], []
         for entry in sets.values():
             row = entry["rows"].get(title)
+            if row and row.get("weights") != facts.get("sha256"):  # measured before these weights were trained
+                row = None
             cells.append(
                 f"{row['psnr_rgb']:.2f} / {row['psnr_luma']:.2f}, {row['ssim']:.3f}, {row['lpips']:.3f}" if row else ""
             )
             times += [row["ms_per_megapixel"] / 1000] if row else []
         size = f"{facts['parameters']:,}" if facts["parameters"] else ""
         seen = f"{facts['patches_seen']:,}" if "patches_seen" in facts else ""
-        lines.append(f"| {title} | {' | '.join(cells)} | {size} | {min(times):.2f} | {seen} |")
+        lines.append(f"| {title} | {' | '.join(cells)} | {size} | {min(times, default=0.0):.2f} | {seen} |")
     return "\n".join(lines)
 
 
