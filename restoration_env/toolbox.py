@@ -19,7 +19,7 @@ from restoration_env.workers import begun
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-_CHUNK = 4 * 63 * 63  # pixels a tool works on at once: activations that stay in a core's cache
+_CHUNK = 8 * 63 * 63  # pixels a tool works on at once: activations that stay in a core's cache
 _CHUNK_IN_TRAINING = 32 * 63 * 63
 _WAITING = 12  # chunks that another backend works on: its threads are never without one
 
@@ -163,7 +163,7 @@ class Toolbox:
         groups = zip(self.tools, order.split(counts), strict=False)
         chunks = [(tool, rows) for tool, group in groups if len(group) for rows in group.split(chunk)]
         chunks.sort(key=lambda one: -one[0].cost * len(one[1]))  # the longest first: then all cores end together
-        if training or images.device.type != "cpu":
+        if training or images.device.type != "cpu" or len(chunks) < 2:  # one alone has all of torch's threads
             for tool, rows in chunks:
                 piece(tool, rows)
             return result
