@@ -45,24 +45,32 @@ class CompiledNetwork:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Float (N, 3, H, W) to the same shape."""
-        return self.begin(images)()
+        request, result, _shared = self._laid(images)
+        request.infer()
+        self._free.append(request)
+        return result
 
     def begin(self, images: Tensor) -> Callable[[], Tensor]:
         """Begin to compute on OpenVINO's own threads; what is returned waits for the result."""
+        request, result, shared = self._laid(images)
+        request.start_async()
+
+        def wait(in_use: tuple[Any, ...] = shared) -> Tensor:
+            request.wait()  # until then nothing may free the memory that is shared
+            self._free.append(request)
+            return result
+
+        return wait
+
+    def _laid(self, images: Tensor) -> tuple[Any, Tensor, tuple[Any, ...]]:
+        """A request with memory for the images and the result; the result; and what must live until it is done."""
         images = images.detach().float().contiguous()
         result = torch.empty_like(images)
         request = self._request()
         given, made = (ov.Tensor(part.numpy(), shared_memory=True) for part in (images, result))
         request.set_input_tensor(given)
         request.set_output_tensor(made)
-        request.start_async()
-
-        def wait(in_use: tuple[Any, ...] = (images, given, made)) -> Tensor:
-            request.wait()  # until then nothing may free the memory that is shared
-            self._free.append(request)
-            return result
-
-        return wait
+        return request, result, (images, given, made)
 
     def _request(self) -> Any:
         """What runs the network, one batch at a time: one that is free, or another one."""
