@@ -20,6 +20,7 @@ from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.files import read_weights, save_weights
 from restoration_env.registry import find_target, load_toolbox
 from restoration_env.toolbox import Toolbox
+from restoration_env.turning import turned
 
 WEIGHTS = Path(__file__).parent / "weights"
 # Agents that do not stand on a toolchain network, by the kind of what they learned.
@@ -183,10 +184,7 @@ class ToolchainAgent(RestorationAgent):
         """Each patch (P, 3, S, S) in all its views (P * views, 3, S, S)."""
         if self.views == 1:
             return patches
-        turned = [patches, patches.transpose(-1, -2)]
-        turned += [view.flip(-1) for view in turned]
-        turned += [view.flip(-2) for view in turned]
-        return torch.stack(turned, 1).flatten(0, 1)
+        return torch.stack([turned(patches, way) for way in range(self.views)], 1).flatten(0, 1)
 
 
 def _spread(side: int, size: int, most: int) -> list[int]:

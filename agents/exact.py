@@ -147,7 +147,7 @@ def train_exact(
     )
     manner = {"views": views, "caution": caution}
     agent = ToolchainAgent(learner.target, toolbox, config.max_steps, manner)  # an average of the learner, and steadier
-    identity = {**asdict(config), "tools": ", ".join(toolbox.names)}
+    identity = {**asdict(config), **manner, "tools": ", ".join(toolbox.names)}
     best_gain, best, seconds, history = -math.inf, learner.target.state_dict(), 0.0, list[dict[str, float]]()
     if checkpoint.exists():
         state = load_checkpoint(checkpoint)

@@ -21,6 +21,7 @@ from restoration_env.agents.network import UNIT, State, ToolchainNetwork
 from restoration_env.agents.replay import EpisodeReplay
 from restoration_env.metrics import psnr
 from restoration_env.toolbox import Toolbox
+from restoration_env.turning import turned
 
 
 class Labelled(NamedTuple):
@@ -164,9 +165,7 @@ class ExactValues:
     def _turned(self, images: Tensor) -> Tensor:
         """Images (..., H, W) mirrored and transposed at random, all alike: their values stay what they are."""
         choice = torch.rand(3, generator=self.generator) < 0.5
-        images = images.transpose(-1, -2) if choice[0] else images
-        axes = [axis for axis, chosen in zip((-1, -2), choice[1:], strict=True) if chosen]
-        return images.flip(axes) if axes else images
+        return turned(images, sum(bit for bit, chosen in zip((1, 2, 4), choice.tolist(), strict=True) if chosen))
 
     def learn(self, count: int = 32) -> float:
         """One update on remembered episodes; returns the loss."""

@@ -19,6 +19,7 @@ from restoration_env.images import load_images
 from restoration_env.randomness import uniform
 from restoration_env.resizing import SCALE, bicubic
 from restoration_env.sft.scenes import load_scenes
+from restoration_env.turning import WAYS, turned
 
 _FIRST_KEY = 1 << 38  # of the training patches, so that no other training draws the same places
 RESCALED = (1.0, 0.75, 0.5)  # training photographs also shrink, as SFT-GAN's do, by up to a half
@@ -129,11 +130,10 @@ def training_patches(
     for which, down, right, way in uniform(keys, 4, stream=0).tolist():
         index = int(which * len(pairs))
         tall, wide = pairs.small[index].shape[-2:]
-        top, left, turn = int(down * (tall - side + 1)), int(right * (wide - side + 1)), int(8 * way)
+        top, left, turn = int(down * (tall - side + 1)), int(right * (wide - side + 1)), int(WAYS * way)
         for kept, images, scale in ((large, pairs.large, SCALE), (small, pairs.small, 1)):
             rows, columns = (slice(scale * start, scale * (start + side)) for start in (top, left))
-            patch = torch.rot90(images[index][:, rows, columns], turn % 4, (1, 2))
-            kept.append(patch.flip(2) if turn >= 4 else patch)
+            kept.append(turned(images[index][:, rows, columns], turn))
     return tuple(torch.stack(part).to(device).float() / 255.0 for part in (large, small))  # type: ignore[return-value]
 
 

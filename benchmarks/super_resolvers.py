@@ -290,7 +290,7 @@ class EnhanceNet(SuperResolver):
         return bicubic(images, SCALE) + self.last(F.relu(self.detail(x)))
 
 
-class SFTNetWithEyes(SuperResolver):
+class SFTNetWithSegmenter(SuperResolver):
     """SFT-Net of a width that a processor trains, told what is where by the segmenter that ships. RGB.
 
     Wang et al., CVPR 2018; 32 channels and 8 blocks where the paper has 64 and 16, added to bicubic. The segmenter
@@ -345,7 +345,7 @@ SPECS = {
         ResolverSpec("srgan", "SRGAN", SRResNet, 1_543, losses="srgan"),
         ResolverSpec("enhancenet-e", "EnhanceNet-E", EnhanceNet, 850),
         ResolverSpec("enhancenet", "EnhanceNet", EnhanceNet, 850, losses="enhancenet"),
-        ResolverSpec("sft-net", "SFT-Net, same budget", SFTNetWithEyes, 329),
+        ResolverSpec("sft-net", "SFT-Net, same budget", SFTNetWithSegmenter, 329),
     )
 }
 

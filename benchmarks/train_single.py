@@ -32,6 +32,7 @@ from restoration_env.schedules import cosine
 from restoration_env.toolbox import PRECISIONS
 from restoration_env.tools.optimizers import OPTIMIZERS, ToolOptimizer
 from restoration_env.tools.training import ENOUGH, Progress, mean_gain
+from restoration_env.turning import WAYS, turned
 
 STILL = 0.02  # dB: what counts as no movement of the validation PSNR
 _LATER = 0.4  # of the learning rate: the peak in the rounds that are added
@@ -121,10 +122,8 @@ def training_patches(
     pair = damaged_patches(pool, keys, recipe(config.severity), config.patch, grid=grid, device=device)
     if grid == "aligned":
         return pair
-    way = number // 2 % 8
-    axes = [axis for axis, bit in ((2, 1), (3, 2)) if way & bit]
-    clean, damaged = (part.transpose(2, 3) if way & 4 else part for part in pair)
-    return clean.flip(axes), damaged.flip(axes)
+    clean, damaged = (turned(part, number // 2 % WAYS) for part in pair)
+    return clean, damaged
 
 
 def converged(history: Sequence[tuple[int, float]], budget: int) -> bool:

@@ -140,10 +140,10 @@ def _quantized_layers(network: nn.Module, images: Tensor) -> list[str]:
     Those that only mix channels cost little and lose most: they stay in bfloat16, like the sums of shifted columns,
     which have no weights to speak of, and those that see the image itself in a network that does not bear its rounding.
     """
-    inputs = 1 if bears_rounding(network, images) else 4
+    image_channels = 0 if bears_rounding(network, images) else images.shape[1]
     sums = {f"{name}.shifts" for name, layer in network.named_modules() if isinstance(layer, FoldedConv)}
     layers = ((name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d))
-    return [n for n, c in layers if n not in sums and max(c.kernel_size) > 1 and c.in_channels >= inputs]
+    return [n for n, c in layers if n not in sums and max(c.kernel_size) > 1 and c.in_channels > image_channels]
 
 
 def _quantize(model: Any, ranges: dict[str, Range]) -> None:

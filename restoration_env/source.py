@@ -17,7 +17,7 @@ from restoration_env.distortions import Recipe, distort, recipe, recipe_names
 from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.images import GRIDS, damaged_patches, load_images
 from restoration_env.randomness import normal, uniform
-from restoration_env.workers import begun, in_parallel
+from restoration_env.workers import in_parallel
 
 _PART = 8  # patches that a core damages at once: what it works on stays in its cache
 _BESIDE = 24  # beside the tools: fewer pieces, that take turns with theirs less often
@@ -66,8 +66,8 @@ class EpisodeSource:
 
     def drawing(self, keys: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
         """`draw` for keys (N,), begun on the processor's other threads; what is returned waits for the patches."""
-        parts = begun([partial(self._part, some, self.recipe) for some in keys.split(_BESIDE)])
-        return lambda: _joined(parts())
+        pieces = [partial(self._part, some, self.recipe) for some in keys.split(_BESIDE)]
+        return partial(_joined, in_parallel(pieces, beside=True))
 
     def _drawn(self, keys: Tensor, how: Recipe) -> tuple[Tensor, Tensor]:
         if devices.must_not_wait(self.device) or len(keys) <= _PART:

@@ -15,7 +15,7 @@ from torch import Tensor
 from restoration_env import devices
 from restoration_env.distortions import check_images
 from restoration_env.errors import InvalidArgument, UnknownName
-from restoration_env.workers import begun
+from restoration_env.workers import in_parallel
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -163,11 +163,11 @@ class Toolbox:
         groups = zip(self.tools, order.split(counts), strict=False)
         chunks = [(tool, rows) for tool, group in groups if len(group) for rows in group.split(chunk)]
         chunks.sort(key=lambda one: -one[0].cost * len(one[1]))  # the longest first: then all cores end together
-        if training or images.device.type != "cpu" or len(chunks) < 2:  # one alone has all of torch's threads
+        if training or images.device.type != "cpu":
             for tool, rows in chunks:
                 piece(tool, rows)
             return result
-        finish = begun([partial(piece, tool, rows) for tool, rows in chunks if tool.backend == "torch"])
+        made = in_parallel([partial(piece, tool, rows) for tool, rows in chunks if tool.backend == "torch"])
         waiting: deque[tuple[Tensor, Callable[[], Tensor]]] = deque()
         for tool, rows in chunks:  # other backends have their own threads
             if tool.backend != "torch":
@@ -176,7 +176,7 @@ class Toolbox:
                 waiting.append((rows, tool.begin(images[rows])))
         while waiting:
             _take(waiting, result)
-        finish()
+        deque(made, maxlen=0)
         return result
 
 

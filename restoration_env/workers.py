@@ -26,29 +26,21 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pools.clear)  # a forked child has none of the threads
 
 
-def in_parallel(pieces: Sequence[Callable[[], Result]]) -> Iterable[Result]:
+def in_parallel(pieces: Sequence[Callable[[], Result]], *, beside: bool = False) -> Iterable[Result]:
     """Call all pieces, without gradients, on as many threads as torch uses; results in the order of the pieces.
 
-    A single piece, or all of them if torch uses one thread, run in the calling thread. An error of a piece is raised
-    when its result is asked for.
+    The threads begin at once. A single piece, or all of them if torch uses one thread, run in the calling thread when
+    their results are asked for. An error of a piece is raised when its result is asked for.
+
+    Args:
+        pieces: what to call.
+        beside: the caller has work of its own until it asks, so that a single piece goes to another thread too.
     """
     threads = getattr(_own, "threads", None) or torch.get_num_threads()
-    if threads == 1 or len(pieces) < 2 or threading.current_thread().name.startswith(_NAME):
+    alone = len(pieces) < (1 if beside else 2)
+    if threads == 1 or alone or threading.current_thread().name.startswith(_NAME):
         return map(_without_gradients, pieces)
     return _pool(threads).map(_without_gradients, pieces)
-
-
-def begun(pieces: Sequence[Callable[[], Result]]) -> Callable[[], list[Result]]:
-    """Begin pieces, as `in_parallel` would call them, and go on; what is returned waits for their results.
-
-    They come before all pieces that begin later. Where there is one thread, or a worker asks, they are called when
-    their results are asked for.
-    """
-    threads = getattr(_own, "threads", None) or torch.get_num_threads()
-    if threads == 1 or threading.current_thread().name.startswith(_NAME):
-        return lambda: [_without_gradients(piece) for piece in pieces]
-    futures = [_pool(threads).submit(_without_gradients, piece) for piece in pieces]
-    return lambda: [future.result() for future in futures]
 
 
 @contextmanager
@@ -84,7 +76,7 @@ def by_parts(function: Callable[..., Tensor], *batches: Tensor, part: int = 8) -
     return torch.cat([piece() for piece in pieces] if rows <= _FEW else list(in_parallel(pieces)))
 
 
-_FEW = 64
+_FEW = 64  # rows
 _NAME = "restoration-env"
 _own = threading.local()
 

@@ -10,10 +10,10 @@ from restoration_env.resizing import SCALE
 from restoration_env.sft.resizing import decimated
 from restoration_env.sft.super_resolver import SuperResolver, load_super_resolver
 from restoration_env.toolbox import Tool
+from restoration_env.turning import WAYS, turned, turned_back
 
 NAME = "sft-x4"
-_VIEWS = 8  # the small image turned and mirrored in all ways, the results averaged
-_COST = _VIEWS * 31_000  # multiply-adds per pixel
+_COST = WAYS * 31_000  # multiply-adds per pixel
 _WEIGHTS = "sft-tool"  # learned from what the tool is shown, and needs no segmenter: it sees tiles only
 _HALO = 96  # the generator's reach
 
@@ -41,9 +41,6 @@ class Resharpen:
         padded = F.pad(images, (0, -width % SCALE, 0, -height % SCALE), mode="replicate")
         small = decimated(padded.float()).clamp(0.0, 1.0)
         made = torch.zeros_like(padded, dtype=torch.float32)
-        for mirrored in (False, True):
-            for quarters in range(_VIEWS // 2):
-                view = torch.rot90(small.flip(-1) if mirrored else small, quarters, (-2, -1))
-                back = torch.rot90(self.resolver(view), -quarters, (-2, -1))
-                made += back.flip(-1) if mirrored else back
-        return (made / _VIEWS)[..., :height, :width]
+        for way in range(WAYS):
+            made += turned_back(self.resolver(turned(small, way)), way)
+        return (made / WAYS)[..., :height, :width]

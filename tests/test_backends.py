@@ -20,7 +20,7 @@ from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.folding import FoldedConv, folded
 from restoration_env.images import damaged_patches, load_images
 from restoration_env.metrics import psnr
-from restoration_env.quantization import LEVELS, best_range
+from restoration_env.quantization import LEVELS, bears_rounding, best_range
 from restoration_env.registry import load_toolbox
 from restoration_env.tiling import apply_tools
 from restoration_env.toolbox import Tool, Toolbox
@@ -174,3 +174,32 @@ def test_threads_may_share_a_compiled_network() -> None:
     with torch.no_grad():
         for number, batch in enumerate(batches):
             torch.testing.assert_close(results[number], network(batch), atol=1e-4, rtol=0)
+
+
+@needs_openvino
+def test_a_compiled_network_can_work_on_many_batches_at_once() -> None:
+    torch.manual_seed(0)
+    network = build_network("3-layer").eval()
+    tool = prepared(Toolbox("one", [Tool("net", "", network)]), "openvino", "float32").tools[0]
+    batches = [torch.rand(2, 30, 31, 3) for _ in range(12)]
+    waiting = [tool.begin(batch.permute(0, 3, 1, 2)) for batch in batches]  # nobody else holds what is computed on
+    with torch.no_grad():
+        for batch, wait in zip(batches, waiting, strict=True):
+            torch.testing.assert_close(wait(), network(batch.permute(0, 3, 1, 2)), atol=1e-4, rtol=0)
+
+
+def test_only_a_network_that_sharpens_does_not_bear_the_rounding_of_its_image() -> None:
+    images = torch.rand(8, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    contrast = torch.zeros(3, 3, 3, 3)
+    contrast[range(3), range(3), 1, 1] = 8.0
+    contrast[range(3), range(3)] -= 8.0 / 9.0
+
+    def network(strength: float) -> nn.Module:
+        class Corrected(nn.Module):
+            def forward(self, seen: torch.Tensor) -> torch.Tensor:
+                return seen + strength * nn.functional.conv2d(seen, contrast, padding=1)
+
+        return Corrected()
+
+    assert bears_rounding(network(0.05), images)
+    assert not bears_rounding(network(1.0), images)

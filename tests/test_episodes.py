@@ -215,3 +215,15 @@ def test_bad_max_steps(max_steps) -> None:
 def test_bad_reward() -> None:
     with pytest.raises(InvalidArgument, match=r"^reward must be one of psnr, ssim"):
         Episodes(tiny(), reward="mse")
+
+
+@every_play
+@given(plays(), st.integers(1, 4))
+def test_what_ends_is_known_before_any_tool_is_applied(play, max_steps) -> None:
+    episodes = begun(3, max_steps=max_steps)
+    for row in play:
+        actions, before = torch.tensor(row), episodes.done.clone()
+        expected = episodes.ending(actions)
+        episodes.step(actions)
+        assert torch.equal(episodes.done, before | expected)
+        assert not (expected & before).any()

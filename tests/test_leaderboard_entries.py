@@ -129,8 +129,10 @@ def test_training_patches_are_a_function_of_seed_and_place(photos):
         assert quality > psnr(damaged.flip(3), clean).mean() and quality > psnr(damaged.mT, clean).mean()
 
 
-@pytest.mark.parametrize("network", ["dncnn", "equal-multiply-adds"])
-def test_a_killed_run_resumes_and_ends_bit_for_bit_as_an_uninterrupted_one(photos, tmp_path, network):
+@pytest.mark.parametrize(
+    ("network", "optimizer"), [("dncnn", "adamw"), ("equal-multiply-adds", "adamw"), ("equal-multiply-adds", "muon")]
+)
+def test_a_killed_run_resumes_and_ends_bit_for_bit_as_an_uninterrupted_one(photos, tmp_path, network, optimizer):
     class Killed(Exception):
         pass
 
@@ -138,7 +140,8 @@ def test_a_killed_run_resumes_and_ends_bit_for_bit_as_an_uninterrupted_one(photo
         if progress.iteration == 3:
             raise Killed
 
-    config = small(network=network, iterations=4, patch=16, multiply_adds=None if network == "dncnn" else 1_000)
+    multiply_adds = None if network == "dncnn" else 1_000
+    config = small(network=network, optimizer=optimizer, iterations=4, patch=16, multiply_adds=multiply_adds)
     whole = train_single(config, *photos, tmp_path / "whole")
     with pytest.raises(Killed):
         train_single(config, *photos, tmp_path / "parts", checkpoint_seconds=0.0, report=kill)

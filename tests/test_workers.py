@@ -49,3 +49,17 @@ def test_pieces_may_have_pieces(threads) -> None:
 
 def test_nothing_to_do_is_done(threads) -> None:
     assert list(in_parallel([])) == []
+
+
+def test_beside_other_work_a_single_piece_has_a_thread_of_its_own(threads) -> None:
+    may_go, where = threading.Event(), threading.current_thread()
+
+    def piece() -> threading.Thread:
+        assert threads == 1 or may_go.wait(10)  # would wait in vain in the calling thread
+        return threading.current_thread()
+
+    coming = in_parallel([piece], beside=True)
+    may_go.set()
+    (there,) = coming
+    assert (there is where) == (threads == 1)
+    assert list(in_parallel([threading.current_thread])) == [where]

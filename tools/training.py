@@ -32,6 +32,7 @@ from restoration_env.toolbox import PRECISIONS
 from restoration_env.tools.catalogue import ToolSpec, load_network, specification, toolbox_specification
 from restoration_env.tools.networks import build_network
 from restoration_env.tools.optimizers import OPTIMIZERS, ToolOptimizer
+from restoration_env.turning import turned
 
 ENOUGH = 1e-5  # a mean squared error (50 dB) below which nothing is left to restore, as published
 
@@ -144,10 +145,7 @@ def training_batch(
     phase = (u[:, 3:5] * _GRID).long() * (u[:, 5:6] < 0.5)
     crops, _ = pool.crops(u[:, :3], size + 2 * lead + _GRID - 1, "random")
     crops = crops.to(device).float() / 255.0
-    if torch.rand((), generator=generator) < 0.5:
-        crops = crops.transpose(2, 3)
-    flips = [axis for axis in (2, 3) if torch.rand((), generator=generator) < 0.5]
-    crops = crops.flip(flips) if flips else crops
+    crops = turned(crops, sum(bit for bit in (1, 4, 2) if torch.rand((), generator=generator) < 0.5))
     drawn = torch.randn(crops.shape, generator=generator)
     damaged = distort(crops, *strengths, noise=drawn.to(device))
     corners = (lead + phase).tolist()
