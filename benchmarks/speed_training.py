@@ -20,7 +20,7 @@ from restoration_env.images import damaged_patches, load_images
 # Functions, by the end of their file's path and their name. Copies are counted apart from what calls them.
 _COPIES = {
     ("restoration_env/observations.py", "to_numpy"),
-    ("restoration_env/observations.py", "to_channels_last"),
+    ("restoration_env/episodes.py", "observation"),
     ("common/utils.py", "obs_as_tensor"),
     ("common/buffers.py", "add"),
     ("common/buffers.py", "_get_samples"),
@@ -39,7 +39,7 @@ _ENVIRONMENTS = {
 _WITHIN = {
     "agents/sb3_vec_env.py": {
         ("restoration_env/observations.py", "to_numpy"),
-        ("restoration_env/observations.py", "to_channels_last"),
+        ("restoration_env/episodes.py", "observation"),
     }
 }
 

@@ -64,24 +64,36 @@ def gaussian_blur(images: Tensor, sigma: Tensor, crop: int = 0) -> Tensor:
     kernel = torch.exp(-0.5 * (offsets / safe) ** 2)
     kernel = (kernel / kernel.sum(1, keepdim=True)).to(images.dtype)
     if max(h, w) <= _DENSE_SIDE:
-        down = _band_matrix(kernel, h)[..., crop : h - crop, :] @ images
-        blurred = down @ _band_matrix(kernel, w)[..., crop : w - crop, :].transpose(-1, -2)
+        lines = images.permute(0, 2, 1, 3).reshape(n, h, c * w)  # the channels side by side: few products, large ones
+        parts = 1 if n == 1 else 2  # products of less that is zero pay where there are several
+        down, across = _band_matrix(kernel, h), _band_matrix(kernel, w).transpose(1, 2)
+        lines = torch.cat([down[:, made, seen] @ lines[:, seen] for made, seen in _spans(h, crop, parts)], 1)
+        lines = lines.view(n, -1, w)
+        lines = torch.cat([lines[..., seen] @ across[:, seen, made] for made, seen in _spans(w, crop, parts)], 2)
+        blurred = lines.unflatten(1, (-1, c)).transpose(1, 2)
     else:
         kernel = kernel.repeat_interleave(c, 0)
         padded = F.pad(images, (KERNEL_RADIUS,) * 4, mode="replicate").reshape(1, n * c, h + 20, w + 20)
         rows = F.conv2d(padded, kernel[:, None, :, None], groups=n * c)
         blurred = F.conv2d(rows, kernel[:, None, None, :], groups=n * c).view(n, c, h, w)
         blurred = blurred[..., crop : h - crop, crop : w - crop]
-    return torch.where(sigma.view(n, 1, 1, 1) > 0, blurred, images[..., crop : h - crop, crop : w - crop])
+    return _damaged(sigma > 0, blurred, images[..., crop : h - crop, crop : w - crop])
 
 
 def _band_matrix(kernel: Tensor, side: int) -> Tensor:
-    """The blur of a line of pixels, border replicated, as a matrix: (N, 21) to (N, 1, side, side)."""
+    """The blur of a line of pixels, border replicated, as a matrix: (N, 21) to (N, side, side)."""
     # Looked up, not multiplied out: then an image's bits do not depend on how many others are in the batch.
     first, last = kernel.cumsum(1), kernel.flip(1).cumsum(1)
     sums = torch.cat((kernel, first, last, torch.zeros_like(kernel[:, :1])), 1)
     which = _band_entries(side, kernel.device)
-    return sums.index_select(1, which).view(-1, 1, side, side)
+    return sums.index_select(1, which).view(-1, side, side)
+
+
+def _spans(side: int, crop: int, parts: int) -> list[tuple[slice, slice]]:
+    """Parts of a blurred line, without its cropped ends, each with the pixels that it sees: to others it is blind."""
+    edges = [crop + (side - 2 * crop) * part // parts for part in range(parts + 1)]
+    spans = itertools.starmap(slice, itertools.pairwise(edges))
+    return [(span, slice(max(0, span.start - KERNEL_RADIUS), span.stop + KERNEL_RADIUS)) for span in spans]
 
 
 @lru_cache(maxsize=8)
@@ -109,7 +121,7 @@ def lose_resolution(images: Tensor, lost: Tensor) -> Tensor:
 def gaussian_noise(images: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
     """Add ``noise`` (standard normal, the images' shape) times sigma (0-255 scale) and clip to [0, 1]."""
     scale = (sigma.to(images.dtype) / 255.0).view(-1, 1, 1, 1)
-    return torch.where(scale > 0, (images + scale * noise).clamp(0.0, 1.0), images)
+    return _damaged(sigma > 0, (noise * scale).add_(images).clamp_(0.0, 1.0), images)
 
 
 def jpeg_compression(images: Tensor, quality: Tensor) -> Tensor:
@@ -117,7 +129,14 @@ def jpeg_compression(images: Tensor, quality: Tensor) -> Tensor:
     lossy = torch.isfinite(quality.double())
     whole = torch.where(lossy, quality.double(), 100.0).round().long()
     coded = through_jpeg(images.clamp(0.0, 1.0).mul_(255.0).round_().float(), whole).to(images.dtype).div_(255.0)
-    return torch.where(lossy.view(-1, 1, 1, 1), coded, images)
+    return _damaged(lossy, coded, images)
+
+
+def _damaged(which: Tensor, worse: Tensor, images: Tensor) -> Tensor:
+    """Those of a batch that are damaged, bool (N,), and the others as they were."""
+    if not devices.must_not_wait(which.device) and bool(which.all()):
+        return worse
+    return torch.where(which.view(-1, 1, 1, 1), worse, images)
 
 
 def distort(

@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 from restoration_env.episodes import Episodes
 from restoration_env.errors import InvalidArgument, UnknownName
-from restoration_env.observations import observation_space, to_channels_last, to_numpy
+from restoration_env.observations import observation_space, to_numpy
 from restoration_env.randomness import draw_keys
 from restoration_env.registry import load_toolbox
 from restoration_env.rendering import describe_step, filmstrip
@@ -172,7 +172,7 @@ class RestoreEnv(gymnasium.Env):
 
     def _outcome(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Observation and info of the one episode, as fresh NumPy values."""
-        seen, info = to_numpy(to_channels_last(self.episodes.observation())), to_numpy(self.episodes.info())
+        seen, info = to_numpy(self.episodes.observation(channels_last=True)), to_numpy(self.episodes.info())
         observation = {name: value[0] for name, value in seen.items()}
         return observation, {k: v[0] if v.ndim > 1 else float(v[0]) for k, v in info.items()}
 

@@ -26,6 +26,7 @@ class Episodes:
         toolbox: what the actions do.
         max_steps: the most actions of an episode; stop counts as one.
         images: float (N, 3, H, W), as restored so far, not clipped (as published).
+        pixels: uint8 (N, H, W, 3), the same as an agent sees them.
         damaged: float (N, 3, H, W), as the episode began.
         clean: float (N, 3, H, W); NaN where there is no reference, as for real photographs.
         psnr: float64 (N,), of the images.
@@ -38,6 +39,7 @@ class Episodes:
     """
 
     images: Tensor
+    pixels: Tensor
     damaged: Tensor
     clean: Tensor
     psnr: Tensor
@@ -76,12 +78,15 @@ class Episodes:
             where: bool (N,) instead: of a whole batch, the rows to begin anew. No one has to know how many they are.
         """
         clean = torch.full_like(damaged, torch.nan) if clean is None else clean
-        quality = psnr(damaged, clean)
+        quality, pixels = by_parts(_seen, damaged, clean)
         count, device = len(damaged), damaged.device
+        if rows is None and where is None:  # the caller's own stay as they are when single rows begin anew
+            clean, damaged = clean.clone(), damaged.clone()
         fresh = {
             "images": damaged.clone(),
-            "damaged": damaged.clone(),  # the caller's own stay as they are when single rows begin anew
-            "clean": clean.clone(),
+            "pixels": pixels,
+            "damaged": damaged,
+            "clean": clean,
             "psnr": quality,
             "psnr_initial": quality.clone(),
             "score": quality.clone() if self.metric is psnr else self.metric(damaged, clean),
@@ -97,7 +102,7 @@ class Episodes:
             elif rows is None:
                 setattr(self, name, value)
             else:
-                getattr(self, name)[rows] = value
+                getattr(self, name).index_copy_(0, rows, value)
 
     def step(self, actions: Tensor) -> Tensor:
         """Take one action in every episode; an episode that is done stays as it is, with reward 0.
@@ -118,7 +123,8 @@ class Episodes:
             self.images = torch.where(self.done.view(-1, 1, 1, 1), self.images, made)
 
         ending, before = self.ending(chosen), self.score
-        self.psnr = torch.where(chosen == stop, self.psnr, by_parts(psnr, self.images, self.clean))
+        quality, self.pixels = by_parts(_seen, self.images, self.clean)
+        self.psnr = torch.where(chosen == stop, self.psnr, quality)
         if self.metric is psnr:
             self.score = self.psnr.clone()
         else:
@@ -137,19 +143,17 @@ class Episodes:
         """Which episodes end with these actions, int64 (N,), bool (N,): known before any tool is applied."""
         return ~self.done & ((actions == self.toolbox.stop) | (self.steps_left == 1))
 
-    def observation(self, rows: Tensor | None = None) -> dict[str, Tensor]:
+    def observation(self, rows: Tensor | None = None, *, channels_last: bool = False) -> dict[str, Tensor]:
         """What a policy sees: ``image`` uint8 (N, 3, H, W), ``last_action`` and ``steps_left`` int64 (N,).
 
         Args:
             rows: int64 (M,), to see only these episodes; None for all.
+            channels_last: images as (N, H, W, 3) instead.
         """
-        parts = (self.images, self.last_action, self.steps_left)
-        images, last_action, steps_left = parts if rows is None else (part[rows] for part in parts)
-        return {
-            "image": by_parts(_as_pixels, images),
-            "last_action": last_action.clone(),
-            "steps_left": steps_left.clone(),
-        }
+        parts = (self.pixels, self.last_action, self.steps_left)
+        pixels, last_action, steps_left = (part.clone() if rows is None else part[rows] for part in parts)
+        image = pixels if channels_last else pixels.permute(0, 3, 1, 2).contiguous()
+        return {"image": image, "last_action": last_action, "steps_left": steps_left}
 
     def action_mask(self) -> Tensor:
         """Which actions can change anything, int8 (N, len(toolbox) + 1): all, and only stop when done."""
@@ -168,6 +172,7 @@ class Episodes:
         }
 
 
-def _as_pixels(images: Tensor) -> Tensor:
-    """Float images in eight bits, rounded and clipped."""
-    return (images * 255.0).round_().clamp_(0.0, 255.0).to(torch.uint8).contiguous()
+def _seen(images: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
+    """The PSNR of images, float64 (N,), and their pixels in eight bits, rounded and clipped: uint8 (N, H, W, 3)."""
+    planes = (images.detach() * 255.0).round_().clamp_(0.0, 255.0).to(torch.uint8)
+    return psnr(images, clean), torch.stack(planes.unbind(1), -1)

@@ -21,11 +21,6 @@ def observation_space(patch_size: int, tools: int, max_steps: int) -> spaces.Dic
     )
 
 
-def to_channels_last(observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The observation with its images as (N, H, W, 3), as Gymnasium users expect them."""
-    return {**observation, "image": observation["image"].permute(0, 2, 3, 1).contiguous()}
-
-
 def to_numpy(values: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     """Copies of tensors on the host; from a GPU all together, waiting once."""
     if not any(value.is_cuda for value in values.values()):

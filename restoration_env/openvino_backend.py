@@ -31,6 +31,10 @@ from restoration_env.toolbox import Tool, Toolbox
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}  # int8: of what is not a convolution
 
 
+_WARM = (8, 3, 63, 63)  # a batch as large as the environments compute at once
+_one_at_a_time = threading.Lock()
+
+
 class CompiledNetwork:
     """A torch module as OpenVINO computes it; compiled when it is called first.
 
@@ -40,63 +44,48 @@ class CompiledNetwork:
 
     def __init__(self, network: nn.Module, precision: str, calibration: Callable[[], Tensor]) -> None:
         self.network, self.precision, self._calibration = network, precision, calibration
-        self._lock, self._free = threading.Lock(), deque[Any]()
-        self._compiled: Any = None
+        self._free = deque[Any]()
+        self._model: Any = None
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Float (N, 3, H, W) to the same shape."""
-        request, result, _shared = self._laid(images)
+        """Float (N, 3, H, W) to the same shape, computed by the calling thread."""
+        images = images.detach().float().contiguous()
+        result = torch.empty_like(images)
+        try:
+            request = self._free.pop()
+        except IndexError:  # as many at a time as there are threads that call
+            request = self._compile()
+        request.set_input_tensor(ov.Tensor(images.numpy(), shared_memory=True))
+        request.set_output_tensor(ov.Tensor(result.numpy(), shared_memory=True))
         request.infer()
         self._free.append(request)
         return result
 
-    def begin(self, images: Tensor) -> Callable[[], Tensor]:
-        """Begin to compute on OpenVINO's own threads; what is returned waits for the result."""
-        request, result, shared = self._laid(images)
-        request.start_async()
-
-        def wait(in_use: tuple[Any, ...] = shared) -> Tensor:
-            request.wait()  # until then nothing may free the memory that is shared
-            self._free.append(request)
-            return result
-
-        return wait
-
-    def _laid(self, images: Tensor) -> tuple[Any, Tensor, tuple[Any, ...]]:
-        """A request with memory for the images and the result; the result; and what must live until it is done."""
-        images = images.detach().float().contiguous()
-        result = torch.empty_like(images)
-        request = self._request()
-        given, made = (ov.Tensor(part.numpy(), shared_memory=True) for part in (images, result))
-        request.set_input_tensor(given)
-        request.set_output_tensor(made)
-        return request, result, (images, given, made)
-
-    def _request(self) -> Any:
-        """What runs the network, one batch at a time: one that is free, or another one."""
-        with self._lock:
-            if self._compiled is None:
-                self._compiled = self._compile()
-        try:
-            return self._free.pop()
-        except IndexError:
-            return self._compiled.create_infer_request()
-
     def _compile(self) -> Any:
+        """What computes the network for one thread at a time: of one compiled model, one thread waits for another."""
+        settings = {
+            "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
+            # With one stream of one thread, OpenVINO computes in the thread that asks. Threads of its own would have to
+            # be woken for every tool, and on few cores each waits for a core where another thread just went to sleep.
+            "NUM_STREAMS": "1",
+            "INFERENCE_NUM_THREADS": "1",
+            "ENABLE_CPU_PINNING": "NO",
+        }
+        # Memory that two threads get at the same time lies interleaved, and makes everything in it slower ever after.
+        with _one_at_a_time:
+            if self._model is None:
+                self._model = self._converted()
+            request = _core().compile_model(self._model, "CPU", settings).create_infer_request()
+            request.infer([np.zeros(_WARM, np.float32)])
+            return request
+
+    def _converted(self) -> Any:
         network = folded(self.network.cpu())
         model = _as_model(network)
         if self.precision == "int8":
             images = self._calibration()
             _quantize(model, input_ranges(network, _quantized_layers(network, images), images))
-        settings = {
-            "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
-            # A stream for each core, without barriers between them; unpinned, so that they move to a free core where
-            # cores are shared.
-            "NUM_STREAMS": str(torch.get_num_threads()),
-            "INFERENCE_NUM_THREADS": str(torch.get_num_threads()),
-            "ENABLE_CPU_PINNING": "NO",
-        }
-        return _core().compile_model(model, "CPU", settings)
+        return model
 
 
 @lru_cache(maxsize=1)

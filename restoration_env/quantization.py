@@ -18,19 +18,21 @@ _STEP = 1.25 / 255
 IMAGE: Range = (-25 * _STEP, 230 * _STEP)  # of what tools make of images: a little beyond 0 and 1
 _BEARABLE = 1e-5  # mean squared change of a network's result: a hundredth of what restored images are wrong by
 _IMAGES, _SIZE = 30, 63
-_BINS, _AT_ONCE = 2048, 6
+_BINS, _AT_ONCE = 2048, 3
 
 
 @torch.no_grad()
 def calibration_images(toolbox: Toolbox) -> Tensor:
     """Images as the tools see them, float (N, 3, S, S): damaged, and after one and two tools taken at random."""
     keys = torch.arange(_IMAGES) + (1 << 40)
-    _, damaged = damaged_patches(load_images("bundled", "train"), keys, recipe("every"), _SIZE)
+    pool, how = load_images("bundled", "train"), recipe("every")
+    damaged = torch.cat([damaged_patches(pool, few, how, _SIZE)[1] for few in keys.split(_AT_ONCE)])
     generator = torch.Generator().manual_seed(0)
     seen = [damaged]
     for _ in range(2):
         actions = torch.randint(len(toolbox), (_IMAGES,), generator=generator)
-        seen.append(toolbox.apply(seen[-1], actions, check=False))
+        few = zip(seen[-1].split(_AT_ONCE), actions.split(_AT_ONCE), strict=True)
+        seen.append(torch.cat([toolbox.apply(images, chosen, check=False) for images, chosen in few]))
     return torch.cat([part[i::3] for i, part in enumerate(seen)])
 
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +21,6 @@ PRECISIONS = ("float32", "bfloat16", "int8")
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _CHUNK = 8 * 63 * 63  # pixels a tool works on at once: activations that stay in a core's cache
 _CHUNK_IN_TRAINING = 32 * 63 * 63
-_WAITING = 12  # chunks that another backend works on: its threads are never without one
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,7 @@ class Tool:
         halo: pixels on each side that an output pixel depends on; photographs are tiled with it.
         precision: "float32", or "bfloat16" to run the function under bfloat16 autocast.
         grid: pixels after which what the function does repeats; tiles begin at multiples of it.
-        backend: "torch", or what else computes the function, in the precision given ("int8" too). Such a function
-            also has ``begin(images)``, which does not wait and returns what does.
+        backend: "torch", or what else computes the function, in the precision given ("int8" too).
     """
 
     name: str
@@ -63,14 +61,6 @@ class Tool:
         else:
             with torch.autocast(images.device.type, torch.bfloat16):
                 result = self.function(images)
-        return self._checked(result, images)
-
-    def begin(self, images: Tensor) -> Callable[[], Tensor]:
-        """Begin to apply a tool that torch does not compute; what is returned waits for the result."""
-        wait = cast("Any", self.function).begin(images)
-        return lambda: self._checked(wait(), images)
-
-    def _checked(self, result: Tensor, images: Tensor) -> Tensor:
         if result.shape != images.shape:
             expected = f"a function that keeps the shape {tuple(images.shape)}"
             raise InvalidArgument(f"tool {self.name!r}", expected, tuple(result.shape))
@@ -149,40 +139,28 @@ class Toolbox:
         stacked = self._stacked() if devices.must_not_wait(actions.device) and not training else None
         if stacked is not None:
             return stacked.apply(images, actions)  # without waiting for the actions
-        result = images.clone()
+        result = torch.empty_like(images)
         chunk = max(1, (_CHUNK_IN_TRAINING if training else _CHUNK) // math.prod(images.shape[-2:]))
         if images.device.type != "cpu":
             chunk = len(images)
 
         def piece(tool: Tool, rows: Tensor) -> None:
-            result[rows] = tool(images[rows]).to(images.dtype)
+            result.index_copy_(0, rows, tool(images.index_select(0, rows)).to(result.dtype))
 
         order = torch.argsort(actions, stable=True)
         counts = torch.bincount(actions, minlength=self.stop + 1).tolist()
-        order = devices.to_device(order, images.device)
-        groups = zip(self.tools, order.split(counts), strict=False)
+        *rows, stopped = devices.to_device(order, images.device).split(counts)
+        if len(stopped):
+            result.index_copy_(0, stopped, images.index_select(0, stopped))
+        groups = zip(self.tools, rows, strict=True)
         chunks = [(tool, rows) for tool, group in groups if len(group) for rows in group.split(chunk)]
         chunks.sort(key=lambda one: -one[0].cost * len(one[1]))  # the longest first: then all cores end together
         if training or images.device.type != "cpu":
             for tool, rows in chunks:
                 piece(tool, rows)
             return result
-        made = in_parallel([partial(piece, tool, rows) for tool, rows in chunks if tool.backend == "torch"])
-        waiting: deque[tuple[Tensor, Callable[[], Tensor]]] = deque()
-        for tool, rows in chunks:  # other backends have their own threads
-            if tool.backend != "torch":
-                if len(waiting) == _WAITING:
-                    _take(waiting, result)
-                waiting.append((rows, tool.begin(images[rows])))
-        while waiting:
-            _take(waiting, result)
-        deque(made, maxlen=0)
+        deque(in_parallel([partial(piece, tool, rows) for tool, rows in chunks]), maxlen=0)
         return result
-
-
-def _take(waiting: deque[tuple[Tensor, Callable[[], Tensor]]], result: Tensor) -> None:
-    rows, wait = waiting.popleft()
-    result[rows] = wait().to(result.dtype)
 
 
 def check_actions(actions: Tensor, count: int, stop: int) -> None:

@@ -19,7 +19,7 @@ from restoration_env.devices import to_device
 from restoration_env.episodes import Episodes
 from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.key_queue import KeyQueue
-from restoration_env.observations import observation_space, to_channels_last, to_numpy
+from restoration_env.observations import observation_space, to_numpy
 from restoration_env.randomness import draw_keys
 from restoration_env.registry import load_toolbox
 from restoration_env.source import EpisodeSource
@@ -211,7 +211,7 @@ class RestoreVectorEnv(VectorEnv):
         self.episodes.begin(damaged, clean, None if whole else rows.to(damaged.device))
 
     def _observation(self, rows: Tensor | None = None) -> dict[str, Any]:
-        observation = to_channels_last(self.episodes.observation(rows))
+        observation = self.episodes.observation(rows, channels_last=True)
         return dict(observation) if self.output == "torch" else to_numpy(observation)
 
     def _with_new(self, last: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:

@@ -177,15 +177,39 @@ def test_threads_may_share_a_compiled_network() -> None:
 
 
 @needs_openvino
-def test_a_compiled_network_can_work_on_many_batches_at_once() -> None:
+def test_threads_do_not_wait_for_each_other_in_a_compiled_network() -> None:
     torch.manual_seed(0)
-    network = build_network("3-layer").eval()
-    tool = prepared(Toolbox("one", [Tool("net", "", network)]), "openvino", "float32").tools[0]
-    batches = [torch.rand(2, 30, 31, 3) for _ in range(12)]
-    waiting = [tool.begin(batch.permute(0, 3, 1, 2)) for batch in batches]  # nobody else holds what is computed on
-    with torch.no_grad():
-        for batch, wait in zip(batches, waiting, strict=True):
-            torch.testing.assert_close(wait(), network(batch.permute(0, 3, 1, 2)), atol=1e-4, rtol=0)
+    tool = prepared(Toolbox("one", [Tool("net", "", build_network("8-layer").eval())]), "openvino", "float32").tools[0]
+    inside, most, lock = 0, 0, threading.Lock()
+    compiled, original = tool.function, tool.function._compile
+
+    def watched():  # what computes for one thread at a time
+        request = original()
+        infer = request.infer
+
+        class Request:
+            set_input_tensor, set_output_tensor = request.set_input_tensor, request.set_output_tensor
+
+            def infer(self) -> None:
+                nonlocal inside, most
+                with lock:
+                    inside += 1
+                    most = max(most, inside)
+                both.wait(20)
+                infer()
+                with lock:
+                    inside -= 1
+
+        return Request()
+
+    both = threading.Barrier(2)
+    compiled._compile = watched
+    threads = [threading.Thread(target=tool, args=(torch.rand(1, 3, 20, 20),)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 2
 
 
 def test_only_a_network_that_sharpens_does_not_bear_the_rounding_of_its_image() -> None:

@@ -1,6 +1,7 @@
 """Pieces of work on several threads: all done, in order, their errors seen."""
 
 import threading
+import time
 
 import pytest
 import torch
@@ -52,14 +53,45 @@ def test_nothing_to_do_is_done(threads) -> None:
 
 
 def test_beside_other_work_a_single_piece_has_a_thread_of_its_own(threads) -> None:
-    may_go, where = threading.Event(), threading.current_thread()
+    began, where = threading.Event(), threading.current_thread()
 
     def piece() -> threading.Thread:
-        assert threads == 1 or may_go.wait(10)  # would wait in vain in the calling thread
+        began.set()
         return threading.current_thread()
 
     coming = in_parallel([piece], beside=True)
-    may_go.set()
+    assert threads == 1 or began.wait(10)  # before anybody asks for the result
     (there,) = coming
     assert (there is where) == (threads == 1)
     assert list(in_parallel([threading.current_thread])) == [where]
+
+
+def test_who_asks_for_results_helps() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        both = threading.Barrier(2)
+        where = set(in_parallel([lambda: (both.wait(10), threading.current_thread())[1] for _ in range(2)]))
+    finally:
+        torch.set_num_threads(before)
+    assert len(where) == 2 and threading.current_thread() in where
+
+
+def test_results_come_before_all_pieces_are_done(threads) -> None:
+    done: list[int] = []
+    for number, _ in enumerate(in_parallel([lambda i=i: done.append(i) for i in range(40)])):
+        if number == 0:
+            early = len(done)
+    assert early < 40 and len(done) == 40
+
+
+def test_pieces_nobody_asks_for_any_more_are_not_begun(threads) -> None:
+    begun: list[int] = []
+
+    def fail() -> None:
+        raise ValueError("a piece failed")
+
+    coming = in_parallel([fail, *(lambda i=i: (begun.append(i), time.sleep(0.01)) for i in range(100))])
+    with pytest.raises(ValueError, match="a piece failed"):
+        list(coming)
+    assert len(begun) < 100
