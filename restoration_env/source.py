@@ -19,8 +19,7 @@ from restoration_env.images import GRIDS, damaged_patches, load_images
 from restoration_env.randomness import normal, uniform
 from restoration_env.workers import in_parallel
 
-_PART = 8  # patches that a core damages at once: what it works on stays in its cache
-_BESIDE = 24  # beside the tools: fewer pieces, that take turns with theirs less often
+_PART = 32  # patches that a core damages at once: threads that call many small operations wait for each other
 
 
 class EpisodeSource:
@@ -66,7 +65,7 @@ class EpisodeSource:
 
     def drawing(self, keys: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
         """`draw` for keys (N,), begun on the processor's other threads; what is returned waits for the patches."""
-        pieces = [partial(self._part, some, self.recipe) for some in keys.split(_BESIDE)]
+        pieces = [partial(self._part, some, self.recipe) for some in keys.split(_PART)]
         return partial(_joined, in_parallel(pieces, beside=True))
 
     def _drawn(self, keys: Tensor, how: Recipe) -> tuple[Tensor, Tensor]:
