@@ -83,6 +83,7 @@ def _shown(gains: Mapping[str, float]) -> str:
 @click.option("--batch", type=int, help="Images side by side.")
 @click.option("--pretraining", type=int, help="Iterations of telling damage apart first (exact).  [default: 1500]")
 @click.option("--start", help="An agent, by name or path, whose weights to start from.")
+@click.option("--warmup", type=int, help="Images before the first update.  [default: 1024 drqn, 0 exact]")
 @click.option("--width", type=int, help="Chains of the finished agent's beam (lookahead).  [default: 2]")
 @click.option("--epsilon-start", type=float, help="Share of random actions at the start (drqn).  [default: 1]")
 @click.option("--views", type=int, help="1, or 8 to judge each image turned and mirrored (exact).  [default: 1]")
