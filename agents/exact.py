@@ -37,6 +37,7 @@ class ExactConfig:
         batch: images side by side.
         updates: updates after each batch.
         sample: remembered episodes in an update.
+        warmup: episodes before the first update: few are learned by heart, and an agent that knew better forgets.
         memory: episodes remembered.
         severity: the damage to train on.
         max_steps: actions of an episode.
@@ -59,6 +60,7 @@ class ExactConfig:
     batch: int = 8
     updates: int = 6
     sample: int = 32
+    warmup: int = 0
     memory: int = 20_000
     severity: str = "every"
     max_steps: int = 3
@@ -80,6 +82,7 @@ class ExactConfig:
         counts = {name: getattr(self, name) for name in ("episodes", "batch", "updates", "sample", "max_steps")}
         check_at_least(1, **counts, evaluate_every=self.evaluate_every, validation_images=self.validation_images)
         check_at_least(self.batch, memory=self.memory)
+        check_at_least(0, warmup=self.warmup)
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,9 @@ def train_exact(
         seed=config.seed,
     )
     manner = {"views": views, "caution": caution}
-    agent = ToolchainAgent(learner.target, toolbox, config.max_steps, manner)  # an average of the learner, and steadier
+    # An average of the learner, and steadier. While it learns its values, and so its caution, are in other units.
+    judged_as = {**manner, "caution": caution / UNIT}
+    agent = ToolchainAgent(learner.target, toolbox, config.max_steps, judged_as)
     identity = {**asdict(config), **manner, "tools": ", ".join(toolbox.names)}
     best_gain, best, seconds, history = -math.inf, learner.target.state_dict(), 0.0, list[dict[str, float]]()
     if checkpoint.exists():
@@ -165,6 +170,18 @@ def train_exact(
         pretrain(network, train, damage, iterations=config.pretraining, seed=config.seed, device=device, report=tell)
         learner.target.load_state_dict(network.state_dict())
 
+    def judge() -> dict[str, float]:
+        nonlocal best_gain, best
+        gains = mean_gains(agent, held_out)
+        history.append({"images": learner.images, **{name: round(gain, 4) for name, gain in gains.items()}})
+        if sum(gains.values()) / len(gains) > best_gain:
+            best_gain = sum(gains.values()) / len(gains)
+            best = {name: value.clone() for name, value in learner.target.state_dict().items()}
+        return gains
+
+    if config.start and not history:
+        judge()  # what it knew before is kept if nothing better comes
+
     def save() -> None:
         nonlocal began, saved, seconds
         seconds += time.monotonic() - began
@@ -179,14 +196,10 @@ def train_exact(
                 group["lr"] = config.learning_rate * share
             keys = torch.arange(config.batch) + (config.seed << 32) + learner.images
             learner.visit(toolbox, *damaged_patches(train, keys, damage, network.patch_size, device=device))
-            loss = sum(learner.learn(config.sample) for _ in range(config.updates)) / config.updates
-            judged, done = None, learner.images >= config.episodes
-            if done or (learner.images // config.batch) % config.evaluate_every == 0:
-                judged = mean_gains(agent, held_out)
-                history.append({"images": learner.images, **{name: round(gain, 4) for name, gain in judged.items()}})
-                if sum(judged.values()) / len(judged) > best_gain:
-                    best_gain = sum(judged.values()) / len(judged)
-                    best = {name: value.clone() for name, value in learner.target.state_dict().items()}
+            updates = config.updates if len(learner.replay) >= min(config.warmup, config.memory) else 0
+            loss = sum(learner.learn(config.sample) for _ in range(updates)) / max(1, updates)
+            due = learner.images >= config.episodes or (learner.images // config.batch) % config.evaluate_every == 0
+            judged = judge() if due else None
             if time.monotonic() - saved > checkpoint_seconds:
                 save()
             report(ExactProgress(learner.images, config.episodes, loss, judged))
@@ -202,7 +215,7 @@ def train_exact(
         "history": history,
         **(card or {}),
     }
-    save_agent(path, agent, facts)
+    save_agent(path, ToolchainAgent(learner.target, toolbox, config.max_steps, manner), facts)
     checkpoint.unlink(missing_ok=True)
     return facts
 

@@ -267,8 +267,10 @@ def train_joint(
         key = (config.seed << 40) + (1 << 39) + run.iteration * config.batch
         keys = torch.arange(key, key + config.batch)
         grid = "aligned" if run.iteration % 2 else "random"
-        batch = damaged_patches(train, keys, recipe(config.severity), size, grid=grid, device=device)
-        gain, agent_loss = run.step(*batch)
+        clean, damaged = damaged_patches(train, keys, recipe(config.severity), size, grid=grid, device=device)
+        if run.iteration // 2 % 2:  # the damage is the same in rows and columns
+            clean, damaged = clean.transpose(2, 3), damaged.transpose(2, 3)
+        gain, agent_loss = run.step(clean, damaged)
         judged = None
         if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:
             judged = run.judge(held_out)

@@ -83,6 +83,7 @@ def _shown(gains: Mapping[str, float]) -> str:
 @click.option("--batch", type=int, help="Images side by side.")
 @click.option("--pretraining", type=int, help="Iterations of telling damage apart first (exact).  [default: 1500]")
 @click.option("--start", help="An agent, by name or path, whose weights to start from.")
+@click.option("--warmup", type=int, help="Images before the first update.  [default: 1024 drqn, 0 exact]")
 @click.option("--width", type=int, help="Chains of the finished agent's beam (lookahead).  [default: 2]")
 @click.option("--epsilon-start", type=float, help="Share of random actions at the start (drqn).  [default: 1]")
 @click.option("--views", type=int, help="1, or 8 to judge each image turned and mirrored (exact).  [default: 1]")
@@ -149,8 +150,11 @@ _JOINT: dict[str, Any] = {field.name: field.default for field in fields(JointCon
 @click.option("--severity", default=_JOINT["severity"], show_default=True, help="The damage to train on.")
 @click.option("--learning-rate", default=_JOINT["learning_rate"], show_default=True, help="Of the tools, at its peak.")
 @click.option("--explore", default=_JOINT["explore"], show_default=True, help="Share of actions near the choice.")
+@click.option("--temperature", default=_JOINT["temperature"], show_default=True, help="In dB, how near.")
+@click.option("--averaging", default=_JOINT["averaging"], show_default=True, help="Decay of the tools' average.")
 @click.option("--earlier", default=_JOINT["earlier"], show_default=True, help="Weight of the earlier steps.")
 @click.option("--branched", default=_JOINT["branched"], show_default=True, help="Images a batch for the agent.")
+@click.option("--precision", default="float32", show_default=True, help="Of the tools: float32 or bfloat16.")
 def joint(
     images: str,
     out: str,
@@ -158,6 +162,7 @@ def joint(
     start_tools: str,
     start_agent: str,
     objective: str,
+    precision: str,
     device: str,
     threads: int,
     **settings: Any,
@@ -168,10 +173,11 @@ def joint(
     """
     words = {"toolbox": toolbox, "start_tools": start_tools, "start_agent": start_agent, "objective": objective}
     changed = {name: value for name, value in settings.items() if value != _JOINT[name]}
+    changed |= {"precision": precision} if precision != "float32" else {}
     words = {name: value for name, value in {**words, **changed}.items() if value != ""}
     where, pool, validation, card = _prepare("restoration-env train joint", images, device, threads, words)
     folder = toolbox_specification(start_tools).folder if start_tools in TOOLBOXES else Path(start_tools)
-    tools = cnn_toolbox(toolbox, folder, device=where)
+    tools = cnn_toolbox(toolbox, folder, device=where, precision=precision)
     cards = {name: read_weights(folder / f"{name}.safetensors")[1] for name in NAMES}
     if start_agent:
         network = load_agent(start_agent, toolbox=tools, device=str(where)).network

@@ -6,11 +6,12 @@ import pytest
 import torch
 from helpers import STOP, TOOLS, tiny
 
-from restoration_env.agents.agent import load_agent
+from restoration_env.agents.agent import ToolchainAgent, load_agent, save_agent
 from restoration_env.agents.exact import ExactConfig, train_exact
 from restoration_env.agents.exact_values import ExactValues, Step, near_choice
 from restoration_env.agents.network import ToolchainNetwork, build_network
 from restoration_env.agents.pretraining import pretrain, strengths
+from restoration_env.agents.validation import mean_gains, validation_batches
 from restoration_env.distortions import recipe
 from restoration_env.episodes import Episodes
 from restoration_env.errors import InvalidArgument
@@ -107,6 +108,46 @@ def test_an_agent_is_trained_and_can_be_loaded(photos, tmp_path):
     assert set(card["history"][-1]) == {"images", "mild", "moderate", "severe"}
     agent = load_agent(tmp_path / "a.safetensors")
     assert agent.toolbox.name == "tiny" and not list(tmp_path.glob("*.checkpoint"))
+
+
+@pytest.mark.parametrize(("caution", "acts"), [(0.3, True), (1.2, False)])
+def test_while_it_learns_an_agent_is_judged_as_cautious_as_it_will_be(photos, tmp_path, caution, acts):
+    network = build_network("statistics", TOOLS).eval()
+    with torch.no_grad():
+        network.q.weight.zero_()
+        network.q.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))  # the first tool promises 1 dB
+    save_agent(tmp_path / "a.safetensors", ToolchainAgent(network, tiny(), 1, {}), {})
+    settings = {"start": str(tmp_path / "a.safetensors"), "pretraining": 0, "warmup": 1_000}
+    card = train_exact(config(**settings), tiny(), *photos, tmp_path / "b.safetensors", caution=caution)
+    agent = load_agent(tmp_path / "b.safetensors", toolbox=tiny())
+    held_out = validation_batches(photos[1], config().validation_images, network.patch_size, "cpu")
+    gains = mean_gains(agent, held_out)
+    assert agent.caution == caution and all((gain != 0.0) == acts for gain in gains.values())
+    assert {name: card["history"][0][name] for name in gains} == pytest.approx(gains, abs=1e-3)
+
+
+def test_an_agent_that_gets_no_better_stays_what_it_was(photos, tmp_path):
+    first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    train_exact(config(), tiny(), *photos, first)
+    settings = {"start": str(first), "pretraining": 0, "warmup": 1_000}  # no update comes in so few episodes
+    card = train_exact(config(**settings), tiny(), *photos, second)
+    assert [row["images"] for row in card["history"]] == [0, 16]
+    before, after = load_agent(first, toolbox=tiny()), load_agent(second, toolbox=tiny())
+    for name, value in before.network.state_dict().items():
+        torch.testing.assert_close(after.network.state_dict()[name], value, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("changed", [{"views": 1}, {"caution": 0.2}])
+def test_a_run_is_not_resumed_with_other_decisions(photos, tmp_path, changed):
+    def kill(progress):
+        if progress.images == 8:
+            raise KeyboardInterrupt
+
+    path, manner = tmp_path / "a.safetensors", {"views": 8, "caution": 0.1}
+    with pytest.raises(KeyboardInterrupt):
+        train_exact(config(), tiny(), *photos, path, report=kill, checkpoint_seconds=0.0, **manner)
+    with pytest.raises(InvalidArgument, match=next(iter(changed))):
+        train_exact(config(), tiny(), *photos, path, **{**manner, **changed})
 
 
 @pytest.mark.parametrize("kind", ["published", "statistics"])
