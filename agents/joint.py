@@ -293,10 +293,11 @@ def _write(
         "seconds": round(run.seconds, 1),
         "device": str(run.device),
         "validation_gain_db": round(run.best_gain, 4),
+        "history": run.history,
         **extra,
     }
     run.tools.write(folder, run.best["tools"], cards, facts)
     run.values.target.scale_values(UNIT)
-    save_agent(folder / "agent.safetensors", run.agent, {**facts, "history": run.history})
+    save_agent(folder / "agent.safetensors", run.agent, facts)
     (folder / "joint.checkpoint").unlink(missing_ok=True)
     return facts

@@ -17,7 +17,7 @@ from restoration_env.toolbox import Toolbox
 from restoration_env.tools.optimizers import ToolOptimizer
 
 _CARRIED = ("name", "description", "network", "parameters", "licence")  # of a tool's card, whatever it learns
-_ORIGIN = ("sha256", "command", "commit", "seconds", "training")
+_ORIGIN = ("sha256", "command", "commit", "seconds", "training", "started_from")
 
 
 class ToolsTogether:
