@@ -123,21 +123,17 @@ class RestoreVectorEnv(VectorEnv):
         rewards = self.episodes.step(actions)
         terminated = self.episodes.done.clone()
         info: dict[str, Any] = {}
-        observation: dict[str, Any] | None = None
         if self.autoreset_mode is AutoresetMode.SAME_STEP and self._keys is not None:
-            info = self._final(terminated, self._observation())
+            info = self._final(terminated)
             clean, damaged = self.source.draw(self._keys.take(terminated))
             self.episodes.begin(damaged, clean, where=terminated)
         elif self.autoreset_mode is AutoresetMode.SAME_STEP and bool(terminated.any()):
-            last = self._observation()
-            info = self._final(terminated, last)
-            rows = torch.nonzero(terminated)[:, 0].cpu()
-            self._begin(rows, drawn=coming)
-            observation = self._with_new(last, rows)
+            info = self._final(terminated)
+            self._begin(torch.nonzero(terminated)[:, 0].cpu(), drawn=coming)
         elif self.autoreset_mode is AutoresetMode.NEXT_STEP and bool(ended_before.any()):
             self._begin(torch.nonzero(ended_before)[:, 0].cpu())
             terminated = terminated & ~ended_before
-        observation = observation or self._observation()
+        observation = self._observation()
         info.update(self._info(self.episodes.info()))
         truncated = torch.zeros_like(terminated)
         if self.output == "torch":
@@ -214,16 +210,6 @@ class RestoreVectorEnv(VectorEnv):
         observation = self.episodes.observation(rows, channels_last=True)
         return dict(observation) if self.output == "torch" else to_numpy(observation)
 
-    def _with_new(self, last: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
-        """The observation, given that of before the episodes of some rows began; ``last`` stays as it is."""
-        fresh = self._observation(rows.to(self.source.device))
-        observation = {
-            name: value.clone() if isinstance(value, Tensor) else value.copy() for name, value in last.items()
-        }
-        for name, value in observation.items():
-            value[rows.to(self.source.device) if isinstance(value, Tensor) else rows.numpy()] = fresh[name]
-        return observation
-
     def _info(self, info: Mapping[str, Tensor]) -> dict[str, Any]:
         """Values with, as Gymnasium has it, a mask ``_name`` beside each that says which rows hold one."""
         values: Mapping[str, Any] = info if self.output == "torch" else to_numpy(info)
@@ -234,16 +220,19 @@ class RestoreVectorEnv(VectorEnv):
         mask = torch.ones(self.num_envs, dtype=torch.bool, device=device) if rows is None else rows.clone()
         return mask if self.output == "torch" else mask.cpu().numpy()
 
-    def _final(self, ended: Tensor, last: Mapping[str, Any]) -> dict[str, Any]:
+    def _final(self, ended: Tensor) -> dict[str, Any]:
         """The last observation and info of the episodes that ended, taken before the next ones begin."""
         info = self._info(self.episodes.info())
         for name in [name for name in info if not name.startswith("_")]:
             info[f"_{name}"] = self._mask(ended)
-        final_obs: Any = last
-        if self.output == "numpy":
-            final_obs = np.full(self.num_envs, None, dtype=object)
-            for row in torch.nonzero(ended)[:, 0].tolist():
-                final_obs[row] = {name: value[row] for name, value in last.items()}
+        final_obs: Any
+        if self.output == "torch":
+            final_obs = self._observation()
+        else:
+            rows = torch.nonzero(ended)[:, 0]
+            last, final_obs = self._observation(rows), np.full(self.num_envs, None, dtype=object)
+            for place, row in enumerate(rows.tolist()):
+                final_obs[row] = {name: value[place] for name, value in last.items()}
         return {
             "final_obs": final_obs,
             "_final_obs": self._mask(ended),
