@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from restoration_env.agents.agent import DEFAULT_AGENT
 from restoration_env.agents.demo import contact_sheet_of, play
 from restoration_env.agents.jobs import check, plan, write_steps
 from restoration_env.agents.photo import check_target, find_agent, restore_file
@@ -31,7 +32,7 @@ _precision = click.option(
 _backend = click.option(
     "--backend", default="torch", show_default=True, help="What computes the tools: torch or openvino."
 )
-_agent = click.option("--agent", default="toolchain", show_default=True, help="Its name or its weights.")
+_agent = click.option("--agent", default=DEFAULT_AGENT, show_default=True, help="Its name or its weights.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from restoration_env.agents.agent import DEFAULT_AGENT
 from restoration_env.agents.insight import (
     PlayRecord,
     action_shares,
@@ -32,7 +33,7 @@ _PHOTOGRAPHS = 4
 
 
 @click.command()
-@click.option("--agent", default="toolchain", show_default=True, help="Its name or its weights.")
+@click.option("--agent", default=DEFAULT_AGENT, show_default=True, help="Its name or its weights.")
 @click.option("--images", default="bundled", show_default=True, help="Clean images: a folder or a name.")
 @click.option("--split", default="test", show_default=True, help="Part of the images, or all.")
 @click.option("--severity", default="moderate", show_default=True, help="mild, moderate, severe, ...")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from restoration_env.agents.agent import RestorationAgent, load_agent
+from restoration_env.agents.agent import DEFAULT_AGENT, RestorationAgent, load_agent
 from restoration_env.errors import InvalidArgument
 from restoration_env.photos import Photo, check_suffix, read_photo, write_photo
 from restoration_env.tiling import Progress, apply_tools
@@ -39,7 +39,7 @@ class Restoration:
 
 def restore(
     photo: str | os.PathLike[str] | np.ndarray,
-    agent: str | os.PathLike[str] | RestorationAgent = "toolchain",
+    agent: str | os.PathLike[str] | RestorationAgent = DEFAULT_AGENT,
     *,
     device: str = "cpu",
     precision: str = "float32",
@@ -73,7 +73,7 @@ def restore(
 def restore_file(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    agent: str | os.PathLike[str] | RestorationAgent = "toolchain",
+    agent: str | os.PathLike[str] | RestorationAgent = DEFAULT_AGENT,
     *,
     device: str = "cpu",
     precision: str = "float32",
