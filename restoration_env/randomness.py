@@ -47,7 +47,9 @@ def normal(keys: Tensor, shape: tuple[int, ...], stream: int = 1, *, dtype: torc
     words = hashed(keys, -(-size // 2), stream)
     radius = _shift_right(words, 32).to(dtype).add_(1.0).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
     angle = (words & 0xFFFFFFFF).to(dtype).mul_(2.0 * math.pi * 2.0**-32)
-    pairs = torch.cat((torch.cos(angle).mul_(radius), torch.sin(angle).mul_(radius)), 1)
+    pairs = radius.new_empty(len(words), 2 * words.shape[1])
+    for half, part in zip((torch.cos, torch.sin), pairs.chunk(2, 1), strict=True):
+        half(angle, out=part).mul_(radius)
     return pairs[:, :size].reshape(len(keys), *shape)
 
 
