@@ -111,6 +111,7 @@ def train(
     manner = {name: given.pop(name) for name in ("views", "caution") if name in given}
     config = _CONFIGS[algo](**given)
     words = {"algo": algo, "toolbox": toolbox, **{n: v for n, v in settings.items() if v is not None}}
+    words |= {"precision": precision} if precision != "float32" else {}
     where, pool, validation, card = _prepare("restoration-env train agent", images, device, threads, words)
     tools = load_toolbox(toolbox, device=where, precision=precision)
     with progress_bar() as bar:
