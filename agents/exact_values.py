@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from restoration_env.agents.network import UNIT, State, ToolchainNetwork
 from restoration_env.agents.replay import EpisodeReplay
 from restoration_env.metrics import psnr
+from restoration_env.pixels import eight_bit
 from restoration_env.toolbox import Toolbox
 from restoration_env.turning import turned
 
@@ -207,11 +208,6 @@ class ExactValues:
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self.images = state["images"]
-
-
-def eight_bit(images: Tensor) -> Tensor:
-    """What an agent sees of float images: uint8."""
-    return (images * 255.0).round().clamp(0.0, 255.0).to(torch.uint8)
 
 
 def unroll(network: ToolchainNetwork, images: Tensor, last_actions: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.schedules import cosine
 from restoration_env.toolbox import Toolbox
 from restoration_env.tools.together import ToolsTogether, copied
+from restoration_env.turning import turned
 
 
 @dataclass(frozen=True)
@@ -268,8 +269,8 @@ def train_joint(
         keys = torch.arange(key, key + config.batch)
         grid = "aligned" if run.iteration % 2 else "random"
         clean, damaged = damaged_patches(train, keys, recipe(config.severity), size, grid=grid, device=device)
-        if run.iteration // 2 % 2:  # the damage is the same in rows and columns
-            clean, damaged = clean.transpose(2, 3), damaged.transpose(2, 3)
+        # In half of the batches transposed: the damage is the same in rows and columns.
+        clean, damaged = (turned(part, run.iteration // 2 % 2) for part in (clean, damaged))
         gain, agent_loss = run.step(clean, damaged)
         judged = None
         if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:

@@ -17,6 +17,7 @@ from restoration_env.agents.agent import RestorationAgent
 from restoration_env.agents.chains import parts
 from restoration_env.agents.critic import OutcomeCritic
 from restoration_env.episodes import NO_ACTION
+from restoration_env.pixels import eight_bit
 from restoration_env.toolbox import Toolbox
 
 
@@ -141,11 +142,6 @@ class LookaheadAgent(RestorationAgent):
             gained = torch.where(ends_here, promised, -torch.inf).amax(1)
         values = torch.where(values == -torch.inf, torch.nan, values)
         return Plan(torch.where(actions == NO_ACTION, stop, actions), values)
-
-
-def eight_bit(images: Tensor) -> Tensor:
-    """What an agent sees of float images: uint8."""
-    return (images * 255.0).round().clamp(0.0, 255.0).to(torch.uint8)
 
 
 def build_agent(

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from restoration_env.agents.agent import load_agent, save_agent
 from restoration_env.agents.critic import OutcomeCritic
-from restoration_env.agents.lookahead import LookaheadAgent, eight_bit
+from restoration_env.agents.lookahead import LookaheadAgent
 from restoration_env.agents.validation import mean_gains, validation_batches
 from restoration_env.distortions import recipe
 from restoration_env.errors import InvalidArgument, check_at_least
 from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint, saved_when_interrupted
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.metrics import psnr
+from restoration_env.pixels import eight_bit
 from restoration_env.schedules import cosine
 from restoration_env.toolbox import Toolbox
 

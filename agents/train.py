@@ -42,7 +42,9 @@ def _shared(command: _Command) -> _Command:
     return command
 
 
-def _prepare(command: str, images: str, device: str, threads: int, given: Mapping[str, Any]) -> tuple[Any, ...]:
+def _prepare(
+    command: str, images: str, device: str, threads: int, precision: str, given: Mapping[str, Any]
+) -> tuple[Any, ...]:
     """Where to compute, the images, and what the cards will say of all this."""
     where = find_device(device)
     keep_freed_memory()
@@ -50,7 +52,7 @@ def _prepare(command: str, images: str, device: str, threads: int, given: Mappin
         torch.set_num_threads(threads)
     pool, validation = load_images(images, "train"), load_images(images, "validation")
     words = f"{command} --images {Path(images).name}"
-    for name, value in given.items():
+    for name, value in {**given, **({"precision": precision} if precision != "float32" else {})}.items():
         shown = f" {Path(value).name if name.startswith('start') else value}" if value is not True else ""
         words += f" --{'single' if name == 'double' and not value else name.replace('_', '-')}{shown}"
     data = f"{Path(images).name}: {len(pool)} images train, {len(validation)} validate"
@@ -111,8 +113,7 @@ def train(
     manner = {name: given.pop(name) for name in ("views", "caution") if name in given}
     config = _CONFIGS[algo](**given)
     words = {"algo": algo, "toolbox": toolbox, **{n: v for n, v in settings.items() if v is not None}}
-    words |= {"precision": precision} if precision != "float32" else {}
-    where, pool, validation, card = _prepare("restoration-env train agent", images, device, threads, words)
+    where, pool, validation, card = _prepare("restoration-env train agent", images, device, threads, precision, words)
     tools = load_toolbox(toolbox, device=where, precision=precision)
     with progress_bar() as bar:
         task = bar.add_task("toolchain agent", total=config.episodes, note="")
@@ -174,9 +175,8 @@ def joint(
     """
     words = {"toolbox": toolbox, "start_tools": start_tools, "start_agent": start_agent, "objective": objective}
     changed = {name: value for name, value in settings.items() if value != _JOINT[name]}
-    changed |= {"precision": precision} if precision != "float32" else {}
     words = {name: value for name, value in {**words, **changed}.items() if value != ""}
-    where, pool, validation, card = _prepare("restoration-env train joint", images, device, threads, words)
+    where, pool, validation, card = _prepare("restoration-env train joint", images, device, threads, precision, words)
     folder = toolbox_specification(start_tools).folder if start_tools in TOOLBOXES else Path(start_tools)
     tools = cnn_toolbox(toolbox, folder, device=where, precision=precision)
     cards = {name: read_weights(folder / f"{name}.safetensors")[1] for name in NAMES}

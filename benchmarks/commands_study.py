@@ -41,7 +41,8 @@ def pictures(
 
     from restoration_env.benchmarks.study_scenes import scenes_by_category
     from restoration_env.benchmarks.super_resolution import WEIGHTS, load_resolver
-    from restoration_env.benchmarks.super_resolution_data import eight_bits, make_pairs
+    from restoration_env.benchmarks.super_resolution_data import make_pairs
+    from restoration_env.pixels import eight_bit
 
     if threads:
         torch.set_num_threads(threads)
@@ -54,7 +55,7 @@ def pictures(
             file = Path(category) / f"{Path(name).stem}.png"
             save_png(out / PHOTOGRAPH / file, large.permute(1, 2, 0).numpy())
             for resolver in resolvers:
-                made = eight_bits(resolver(small[None].float() / 255.0))[0]
+                made = eight_bit(resolver(small[None].float() / 255.0))[0]
                 save_png(out / Path(resolver.name).stem / file, made.permute(1, 2, 0).numpy())
                 bar.update(task, advance=1, note=f"{category}: {name}")
     methods = ", ".join((PHOTOGRAPH, *(Path(resolver.name).stem for resolver in resolvers)))

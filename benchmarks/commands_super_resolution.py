@@ -160,6 +160,7 @@ def sr(
                 row = measure(resolver, pairs, device=where, note=note)
                 entry["rows"][resolver.title] = {**row, "weights": facts.get("sha256")}
                 result["resolvers"][resolver.title] = facts
+                result["commands"] = list(dict.fromkeys((*result["commands"], words)))
                 if json_path:
                     write_json(json_path, {**provenance(words, where), **result})
         for pairs in sets if strips is not None else ():
@@ -191,13 +192,14 @@ def _limited(pairs: Pairs, limit: int | None) -> Pairs:
 
 
 def _earlier(path: Path | None) -> dict[str, Any]:
-    """What a result file of this command holds already."""
+    """What a result file of this command holds already, and the commands that measured it."""
     if path is None or not path.exists():
-        return {"resolvers": {}, "sets": {}}
+        return {"commands": [], "resolvers": {}, "sets": {}}
     held = json.loads(path.read_text(encoding="utf-8"))
     if not {"resolvers", "sets"} <= set(held):
         raise InvalidArgument("--json", "a file that this command wrote, or none yet", path)
-    return {"resolvers": held["resolvers"], "sets": held["sets"]}
+    commands = held.get("commands", [held["command"]] if "command" in held else [])
+    return {"commands": commands, "resolvers": held["resolvers"], "sets": held["sets"]}
 
 
 def set_table(result: dict[str, Any], label: str) -> Table:

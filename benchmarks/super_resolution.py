@@ -21,12 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from restoration_env.benchmarks.super_resolution_data import Pairs, eight_bits
+from restoration_env.benchmarks.super_resolution_data import Pairs
 from restoration_env.benchmarks.super_resolvers import SPECS, build_resolver, luma
 from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.files import read_weights
 from restoration_env.metrics import psnr, ssim
 from restoration_env.perceptual import lpips
+from restoration_env.pixels import eight_bit
 from restoration_env.registry import find_target
 from restoration_env.resizing import SCALE, bicubic
 from restoration_env.sft.segmenter import WEIGHTS as SFT_WEIGHTS
@@ -178,7 +179,7 @@ def measure(
         if torch.device(device).type == "cuda":
             torch.cuda.synchronize()
         speeds.append(1000.0 * (clock() - began) / (large.shape[1] * large.shape[2] / 1e6))
-        made = eight_bits(made).float() / 255.0
+        made = eight_bit(made).float() / 255.0
         inner = (..., slice(SCALE, -SCALE), slice(SCALE, -SCALE))
         with torch.no_grad():
             values["psnr_rgb"].append(psnr(made, after).item())
@@ -218,7 +219,7 @@ def strip_rows(resolvers: Sequence[Resolver], pairs: Pairs, count: int, crop: in
         clean = large[:, where[0], where[1]]
         parts = []
         for resolver in resolvers:
-            made = eight_bits(resolver(small[None].float() / 255.0))[0][:, where[0], where[1]]
+            made = eight_bit(resolver(small[None].float() / 255.0))[0][:, where[0], where[1]]
             value = psnr(made[None].float() / 255.0, clean[None].float() / 255.0).item()
             parts.append((resolver.title, value, made.permute(1, 2, 0).numpy()))
         found.append({"name": pairs.names[index], "clean": clean.permute(1, 2, 0).numpy(), "parts": parts})

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from restoration_env.errors import InvalidArgument
 from restoration_env.images import load_images
+from restoration_env.pixels import eight_bit
 from restoration_env.randomness import uniform
 from restoration_env.resizing import SCALE, bicubic
 from restoration_env.sft.scenes import load_scenes
@@ -53,11 +54,6 @@ class Pairs:
         return found.hexdigest()[:16]
 
 
-def eight_bits(images: Tensor) -> Tensor:
-    """Float in [0, 1] to uint8, clipped and rounded."""
-    return (images * 255.0).round().clamp(0.0, 255.0).to(torch.uint8)
-
-
 def make_pairs(images: Sequence[Tensor], names: Sequence[str], label: str = "") -> Pairs:
     """Cut photographs to multiples of four and make the small ones.
 
@@ -75,7 +71,7 @@ def make_pairs(images: Sequence[Tensor], names: Sequence[str], label: str = "") 
                 "images", f"at least {8 * SCALE} pixels high and wide", f"{tuple(image.shape)}, {name}"
             )
     large = tuple(i[:, : i.shape[1] // SCALE * SCALE, : i.shape[2] // SCALE * SCALE].contiguous() for i in images)
-    small = tuple(eight_bits(bicubic(i[None].float() / 255.0, 1.0 / SCALE))[0] for i in large)
+    small = tuple(eight_bit(bicubic(i[None].float() / 255.0, 1.0 / SCALE))[0] for i in large)
     return Pairs(large, small, tuple(names), label)
 
 
@@ -100,7 +96,7 @@ def load_pairs(
         for image, name in zip(pool.images, pool.names, strict=True):
             for scale in RESCALED if rescaled and source is not None else (1.0,):
                 if min(image.shape[-2:]) * scale >= least:
-                    wide = image if scale == 1.0 else eight_bits(bicubic(image[None].float() / 255.0, scale))[0]
+                    wide = image if scale == 1.0 else eight_bit(bicubic(image[None].float() / 255.0, scale))[0]
                     found.append(wide)
                     names.append(name)
     if not found:

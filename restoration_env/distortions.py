@@ -77,7 +77,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, crop: int = 0) -> Tensor:
         rows = F.conv2d(padded, kernel[:, None, :, None], groups=n * c)
         blurred = F.conv2d(rows, kernel[:, None, None, :], groups=n * c).view(n, c, h, w)
         blurred = blurred[..., crop : h - crop, crop : w - crop]
-    return _damaged(sigma > 0, blurred, images[..., crop : h - crop, crop : w - crop])
+    return _only_where(sigma > 0, blurred, images[..., crop : h - crop, crop : w - crop])
 
 
 def _band_matrix(kernel: Tensor, side: int) -> Tensor:
@@ -121,7 +121,7 @@ def lose_resolution(images: Tensor, lost: Tensor) -> Tensor:
 def gaussian_noise(images: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
     """Add ``noise`` (standard normal, the images' shape) times sigma (0-255 scale) and clip to [0, 1]."""
     scale = (sigma.to(images.dtype) / 255.0).view(-1, 1, 1, 1)
-    return _damaged(sigma > 0, (noise * scale).add_(images).clamp_(0.0, 1.0), images)
+    return _only_where(sigma > 0, (noise * scale).add_(images).clamp_(0.0, 1.0), images)
 
 
 def jpeg_compression(images: Tensor, quality: Tensor) -> Tensor:
@@ -129,10 +129,10 @@ def jpeg_compression(images: Tensor, quality: Tensor) -> Tensor:
     lossy = torch.isfinite(quality.double())
     whole = torch.where(lossy, quality.double(), 100.0).round().long()
     coded = through_jpeg(images.clamp(0.0, 1.0).mul_(255.0).round_().float(), whole).to(images.dtype).div_(255.0)
-    return _damaged(lossy, coded, images)
+    return _only_where(lossy, coded, images)
 
 
-def _damaged(which: Tensor, worse: Tensor, images: Tensor) -> Tensor:
+def _only_where(which: Tensor, worse: Tensor, images: Tensor) -> Tensor:
     """Those of a batch that are damaged, bool (N,), and the others as they were."""
     if not devices.must_not_wait(which.device) and bool(which.all()):
         return worse

@@ -13,6 +13,7 @@ from torch import Tensor
 from restoration_env.devices import to_device
 from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.metrics import METRICS, metric, psnr
+from restoration_env.pixels import eight_bit
 from restoration_env.toolbox import Toolbox
 from restoration_env.workers import by_parts
 
@@ -174,5 +175,4 @@ class Episodes:
 
 def _seen(images: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
     """The PSNR of images, float64 (N,), and their pixels in eight bits, rounded and clipped: uint8 (N, H, W, 3)."""
-    planes = (images.detach() * 255.0).round_().clamp_(0.0, 255.0).to(torch.uint8)
-    return psnr(images, clean), torch.stack(planes.unbind(1), -1)
+    return psnr(images, clean), torch.stack(eight_bit(images).unbind(1), -1)

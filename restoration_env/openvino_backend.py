@@ -26,12 +26,9 @@ from torch import Tensor, nn
 from restoration_env.errors import InvalidArgument
 from restoration_env.folding import FoldedConv, folded
 from restoration_env.quantization import LEVELS, Range, bears_rounding, calibration_images, input_ranges
-from restoration_env.toolbox import Tool, Toolbox
+from restoration_env.toolbox import AT_ONCE, Tool, Toolbox
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}  # int8: of what is not a convolution
-
-
-_WARM = (8, 3, 63, 63)  # a batch as large as the environments compute at once
 _one_at_a_time = threading.Lock()
 
 
@@ -76,7 +73,7 @@ class CompiledNetwork:
             if self._model is None:
                 self._model = self._converted()
             request = _core().compile_model(self._model, "CPU", settings).create_infer_request()
-            request.infer([np.zeros(_WARM, np.float32)])
+            request.infer([np.zeros(AT_ONCE, np.float32)])
             return request
 
     def _converted(self) -> Any:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from restoration_env.errors import InvalidArgument
+from restoration_env.pixels import eight_bit
 from restoration_env.toolbox import Tool
 from restoration_env.workers import in_parallel
 
@@ -61,8 +62,7 @@ def apply_tools(
     def piece(place: tuple[slice, slice]) -> None:
         for step, pixels in enumerate(_after_each_tool(image, tools, *place, device)):
             if step >= skipped:
-                rounded = (pixels * 255.0).round_().clamp_(0.0, 255.0).to(torch.uint8)
-                frames[step - skipped][place] = rounded.permute(1, 2, 0).cpu().numpy()
+                frames[step - skipped][place] = eight_bit(pixels).permute(1, 2, 0).cpu().numpy()
 
     pieces = [partial(piece, place) for place in tiles] if tools else []
     on_cpu = torch.device(device).type == "cpu"

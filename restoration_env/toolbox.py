@@ -19,8 +19,8 @@ from restoration_env.workers import in_parallel
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-_CHUNK = 8 * 63 * 63  # pixels a tool works on at once: activations that stay in a core's cache
-_CHUNK_IN_TRAINING = 32 * 63 * 63
+AT_ONCE = (8, 3, 63, 63)  # what a tool works on at once: activations that stay in a core's cache
+_CHUNK, _CHUNK_IN_TRAINING = 8 * 63 * 63, 32 * 63 * 63  # the same in pixels
 
 
 @dataclass(frozen=True)

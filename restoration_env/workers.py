@@ -22,6 +22,17 @@ from torch import Tensor
 
 Result = TypeVar("Result")
 _Waiting = deque[tuple[Callable[[], Any], Future[Any]]]
+_FEW = 64  # rows that are done before another thread has woken up
+
+
+class _Own(threading.local):
+    """What each thread knows of itself."""
+
+    threads: int | None = None
+    helping = False
+
+
+_own = _Own()
 _pools: dict[int, ThreadPoolExecutor] = {}
 _lock = threading.Lock()
 if hasattr(os, "register_at_fork"):
@@ -31,7 +42,7 @@ if hasattr(os, "register_at_fork"):
 def in_parallel(pieces: Sequence[Callable[[], Result]], *, beside: bool = False) -> Iterator[Result]:
     """Call all pieces, without gradients, on as many threads as torch uses; results in the order of the pieces.
 
-    Other threads begin at once, and the calling one helps when it asks for the first result. A single piece, or all of
+    Other threads begin at once, and the calling one helps while it waits for a result. A single piece, or all of
     them if torch uses one thread, run in the calling thread alone. An error of a piece is raised when its result is
     asked for.
 
@@ -102,10 +113,9 @@ def pieces_only() -> Iterator[None]:
 
 
 def by_parts(function: Callable[..., tuple[Tensor, ...]], *batches: Tensor, part: int = 32) -> list[Tensor]:
-    """A function of batches (N, ...) that treats every row alone, by parts whose rows stay in a core's cache.
+    """A function of batches (N, ...) that treats every row alone, by parts, many rows shared out among the threads.
 
-    Each thread takes its share of many rows; few are done before another thread has woken up. Where gradients are
-    wanted, or on a GPU, in one piece.
+    Where gradients are wanted, or on a GPU, in one piece.
     """
     rows = len(batches[0])
     if torch.is_grad_enabled() or batches[0].device.type != "cpu" or rows <= part:
@@ -118,19 +128,6 @@ def by_parts(function: Callable[..., tuple[Tensor, ...]], *batches: Tensor, part
     shares = zip(*(batch.chunk(threads) for batch in batches), strict=True)
     made = in_parallel([partial(some, *share) for share in shares])
     return [torch.cat(parts) for parts in zip(*(few for share in made for few in share), strict=True)]
-
-
-_FEW = 64  # rows
-
-
-class _Own(threading.local):
-    """What each thread knows of itself."""
-
-    threads: int | None = None
-    helping = False
-
-
-_own = _Own()
 
 
 def _own_threads() -> int:

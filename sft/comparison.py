@@ -12,6 +12,7 @@ from torch import Tensor
 from restoration_env.errors import InvalidArgument
 from restoration_env.metrics import psnr
 from restoration_env.perceptual import lpips
+from restoration_env.pixels import eight_bit
 from restoration_env.resizing import SCALE, bicubic
 from restoration_env.sft.scenes import VOID, Scenes
 
@@ -45,10 +46,10 @@ def compare(
     for done, (image, label) in enumerate(zip(scenes.images, scenes.labels, strict=True), 1):
         height, width = (side // SCALE * SCALE for side in label.shape)
         high = image[None, :, :height, :width].float() / 255
-        low = _eight_bits(bicubic(high, 1 / SCALE))
+        low = eight_bit(bicubic(high, 1 / SCALE)) / 255.0
         groups = ("all", *_category(label, scenes.categories))
         for name, resolve in methods.items():
-            made = _eight_bits(resolve(low).cpu())
+            made = eight_bit(resolve(low).cpu()) / 255.0
             if made.shape != high.shape:
                 raise InvalidArgument(name, f"a function that returns {tuple(high.shape)}", tuple(made.shape))
             values = psnr(made, high).item(), lpips(made, high).item()
@@ -74,8 +75,3 @@ def _category(label: Tensor, categories: Sequence[str]) -> tuple[str, ...]:
 def _mean(values: Sequence[tuple[float, float]]) -> dict[str, float]:
     quality, distance = (math.fsum(column) / len(values) for column in zip(*values, strict=True))
     return {"scenes": len(values), "psnr": round(quality, 3), "lpips": round(distance, 4)}
-
-
-@torch.no_grad()
-def _eight_bits(images: Tensor) -> Tensor:
-    return (images * 255).round().clamp(0, 255) / 255

@@ -15,6 +15,7 @@ from restoration_env.errors import InvalidArgument
 from restoration_env.metrics import psnr
 from restoration_env.perceptual import lpips
 from restoration_env.photos import read_photo
+from restoration_env.pixels import eight_bit
 from restoration_env.rendering import Strip, contact_sheet
 from restoration_env.resizing import SCALE, bicubic
 from restoration_env.sft.conditioning import CATEGORIES
@@ -47,7 +48,7 @@ def middle(photo: str | os.PathLike[str], side: int) -> Crop:
         raise InvalidArgument("photos", f"such that {_SMALLEST} pixels can be cut out", f"{side} of {photo}")
     top, left = ((length - side) // 2 for length in rgb.shape[:2])
     high = torch.from_numpy(rgb[top : top + side, left : left + side].copy()).permute(2, 0, 1)[None].float() / 255
-    return Crop(Path(photo).stem, high, _eight_bits(bicubic(high, 1 / SCALE)))
+    return Crop(Path(photo).stem, high, eight_bit(bicubic(high, 1 / SCALE)) / 255.0)
 
 
 def prior_swap(crops: Sequence[Crop], resolver: SuperResolver) -> np.ndarray:
@@ -116,16 +117,12 @@ def comparison(crops: Sequence[Crop], resolvers: Sequence[SuperResolver]) -> np.
     return contact_sheet(rows, title="Enlarged four times", scale=1)
 
 
-def _eight_bits(images: Tensor) -> Tensor:
-    return (images * 255).round().clamp(0, 255) / 255
-
-
 def _psnr(image: Tensor, crop: Crop) -> float:
-    return psnr(_eight_bits(image), crop.high).item()
+    return psnr(eight_bit(image) / 255.0, crop.high).item()
 
 
 def _distance(image: Tensor, crop: Crop) -> float:
-    return lpips(_eight_bits(image), crop.high).item()
+    return lpips(eight_bit(image) / 255.0, crop.high).item()
 
 
 def _pixels(image: Tensor) -> np.ndarray:

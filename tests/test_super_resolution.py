@@ -15,7 +15,6 @@ from restoration_env.benchmarks.readme import ROOT
 from restoration_env.benchmarks.super_resolution import load_published, load_resolver, measure, strip_rows
 from restoration_env.benchmarks.super_resolution_data import (
     Pairs,
-    eight_bits,
     load_pairs,
     make_pairs,
     training_patches,
@@ -26,6 +25,7 @@ from restoration_env.benchmarks.super_resolvers import SPECS, LapSRN, build_reso
 from restoration_env.cli import main
 from restoration_env.errors import InvalidArgument
 from restoration_env.files import save_weights
+from restoration_env.pixels import eight_bit
 from restoration_env.resizing import SCALE, bicubic
 from restoration_env.sft.generator import SFTNet
 
@@ -122,7 +122,7 @@ def test_patches_are_parts_of_the_photographs_and_their_small_versions(pairs):
     large, small = training_patches(pairs, 6, 48, 3)
     assert large.shape == (6, 3, 48, 48) and small.shape == (6, 3, 12, 12)
     # Away from the border a small patch is what shrinking the large one gives, turned and mirrored alike.
-    shrunk = eight_bits(bicubic(large, 1 / SCALE)).float() / 255
+    shrunk = eight_bit(bicubic(large, 1 / SCALE)).float() / 255
     inner = (..., slice(2, -2), slice(2, -2))
     assert (shrunk - small)[inner].abs().max() < 1.5 / 255
     assert all(torch.equal(a, b) for a, b in zip((large, small), training_patches(pairs, 6, 48, 3), strict=True))
@@ -244,6 +244,10 @@ def test_the_commands_train_measure_and_go_on(tmp_path, capsys):
     assert set(first["sets"]["photos"]["rows"]) == {"bicubic", "SRCNN"} and first["sets"]["photos"]["images"] == 2
     assert run("sr", "bicubic", *options, "--limit", "2") == 0
     second = json.loads(result.read_text())
+    assert first["commands"] == second["commands"] == [first["command"]]  # the second had nothing to measure
+    assert run("sr", f"{__name__}:nearest", *options, "--limit", "2") == 0
+    third = json.loads(result.read_text())
+    assert third["commands"] == [first["command"], third["command"]]  # all that its rows came from
     assert second["sets"] == first["sets"] and second["resolvers"] == first["resolvers"]
     assert run("sr", *options, "--limit", "0") == 2
     assert run("sr", *options, "--published", "vdsr") == 2

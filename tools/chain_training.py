@@ -36,6 +36,7 @@ from restoration_env.tools.catalogue import CATALOGUE, NAMES
 from restoration_env.tools.optimizers import OPTIMIZERS
 from restoration_env.tools.together import ToolsTogether, copied
 from restoration_env.tools.training import ENOUGH
+from restoration_env.turning import turned
 
 _SIZE = 63
 
@@ -272,8 +273,8 @@ def train_in_chains(
         clean, damaged, chains = chain_batch(
             train, config, keys, how, "aligned" if run.iteration % 2 else "random", device
         )
-        if run.iteration // 2 % 2:  # the damage is the same in rows and columns
-            clean, damaged = clean.transpose(2, 3), damaged.transpose(2, 3)
+        # In half of the batches transposed: the damage is the same in rows and columns.
+        clean, damaged = (turned(part, run.iteration // 2 % 2) for part in (clean, damaged))
         gain, judged = run.step(clean, damaged, chains), None
         if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:
             judged = run.judge(held_out)

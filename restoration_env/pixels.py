@@ -1,0 +1,11 @@
+"""Images as they are seen and saved: eight bits a channel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def eight_bit(images: Tensor) -> Tensor:
+    """Float images, 1 for white, rounded and clipped: uint8 of the same shape."""
+    return (images.detach() * 255.0).round_().clamp_(0.0, 255.0).to(torch.uint8)
