@@ -2,21 +2,24 @@
 
 A tool trained alone has never seen what another tool leaves behind. Here the agent chooses a toolchain for every
 image of a batch, the chain is run, and the gradient of the final error goes back through the whole chain into
-every tool that took part, divided by the number of its uses. The authors never released this step. Four things
+every tool that took part, divided by the number of its uses. The authors never released this step. Five things
 go beyond their description, each an option with a row in the ablation:
 
 - the agent learns too, from all tools run on a few of the images (`restoration_env.agents.exact_values`);
 - chains are drawn near the agent's choice, so that no tool starves;
 - mild, moderate and severe damage and single distortions are all in the data;
-- the results of the earlier steps count a little, so that each tool keeps a meaning of its own.
+- the results of the earlier steps count a little, so that each tool keeps a meaning of its own;
+- a few images more in each batch have pure damage of one tool's own band and get that tool alone, so that it does
+  not forget what nobody asks of it on mixed damage.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +31,9 @@ from restoration_env.agents.exact_values import ExactValues, Step, near_choice
 from restoration_env.agents.network import UNIT, ToolchainNetwork
 from restoration_env.agents.objectives import Decibels, Objective
 from restoration_env.agents.validation import mean_gains, validation_batches
-from restoration_env.distortions import recipe
+from restoration_env.distortions import Recipe, recipe
 from restoration_env.episodes import Episodes
-from restoration_env.errors import check_at_least
+from restoration_env.errors import InvalidArgument, check_at_least
 from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.schedules import cosine
@@ -54,6 +57,8 @@ class JointConfig:
         temperature: in dB, how near.
         averaging: decay of the average of the tools' weights, which is what is judged and kept.
         earlier: weight of the results of the earlier steps against that of the last.
+        own: images more in each batch, with damage of one tool's own band and that tool as their chain; the tools
+            take turns.
         branched: images of a batch on which all tools are run for the agent, which learns the reward of the chosen
             tool from the others; 0 leaves the agent as it is.
         agent_every: iterations between two updates of the agent.
@@ -74,6 +79,7 @@ class JointConfig:
     temperature: float = 0.5
     averaging: float = 0.995
     earlier: float = 0.2
+    own: int = 0
     branched: int = 1
     agent_every: int = 2
     agent_sample: int = 32
@@ -86,7 +92,7 @@ class JointConfig:
         recipe(self.severity)
         counts = {name: getattr(self, name) for name in ("iterations", "batch", "max_steps", "evaluate_every")}
         check_at_least(1, **counts, validation_images=self.validation_images)
-        check_at_least(0, branched=self.branched, agent_every=self.agent_every, seed=self.seed)
+        check_at_least(0, own=self.own, branched=self.branched, agent_every=self.agent_every, seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -142,8 +148,17 @@ class JointRun:
         """The averaged tools and the agent, copied."""
         return {"tools": copied(self.tools.average), "network": copied(self.values.target.state_dict())}
 
+    def turn(self) -> int:
+        """The tool whose own band has its turn in this iteration."""
+        return self.iteration % len(self.toolbox)
+
     def step(self, clean: Tensor, damaged: Tensor) -> tuple[float, float]:
-        """One iteration; returns the mean gain in dB of the chains and the agent's loss."""
+        """One iteration; returns the mean gain in dB of the chains and the agent's loss.
+
+        Args:
+            clean: float (N, 3, H, W); the last ``own`` of them for the tool of `turn` alone.
+            damaged: the same, damaged.
+        """
         rate = cosine(self.iteration, self.config.iterations, warmup=100, floor=0.02)
         agent_loss = 0.0
         if self.config.branched and self.iteration % self.config.agent_every == 0:
@@ -161,7 +176,7 @@ class JointRun:
         episodes = Episodes(self.toolbox, max_steps=self.config.max_steps)
         episodes.begin(damaged, clean)
         state, decibels = self.network.initial_state(len(clean)), Decibels()
-        earlier, steps = torch.zeros(len(clean), device=clean.device), list[Step]()
+        earlier, steps, own = torch.zeros(len(clean), device=clean.device), list[Step](), self.config.own
         for step in range(self.config.max_steps):
             if step:
                 earlier = earlier + decibels(episodes.images, clean) / max(1, self.config.max_steps - 1)
@@ -170,14 +185,17 @@ class JointRun:
                 q, state = self.network(seen["image"], seen["last_action"], state)
             temperature, going = self.config.temperature / self.values.unit, ~episodes.done
             actions = near_choice(q, self.config.explore, temperature, self.generator)
+            if own:
+                actions[-own:] = self.toolbox.stop if step else self.turn()
             rewards = episodes.step(actions).detach()
             steps.append(Step(seen["image"], seen["last_action"], actions, rewards, going))
         loss = (self.objective(episodes.images, clean) + self.config.earlier * earlier).mean()
         self.tools.descend(loss, episodes.toolchain, rate)
         self.objective.learn(episodes.images.detach(), clean)
+        chosen = slice(None, len(clean) - own)  # by the agent
         if self.config.branched:
-            self.values.remember(steps)
-        return (episodes.psnr - episodes.psnr_initial).mean().item()
+            self.values.remember([Step(*(part[chosen] for part in step)) for step in steps])
+        return (episodes.psnr - episodes.psnr_initial)[chosen].mean().item()
 
     @torch.no_grad()
     def judge(self, held_out: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
@@ -228,6 +246,7 @@ def train_joint(
     device: torch.device | str = "cpu",
     checkpoint_seconds: float = 120.0,
     report: Callable[[JointProgress], None] = lambda progress: None,
+    bands: Sequence[Recipe] = (),
     cards: Mapping[str, Mapping[str, Any]] | None = None,
     card: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -245,6 +264,7 @@ def train_joint(
         device: where everything runs.
         checkpoint_seconds: time between two checkpoints.
         report: called after every iteration.
+        bands: pure damage of each tool's own band, needed if the configuration asks for images of it.
         cards: the tools' cards before, by name; what they say of network and description is kept.
         card: further entries of all cards.
 
@@ -252,9 +272,11 @@ def train_joint(
         The agent's card.
 
     Raises:
-        InvalidArgument: if there is a checkpoint of another configuration or toolbox.
+        InvalidArgument: if there is a checkpoint of another configuration or toolbox, or not a band for every tool.
         TrainingDiverged: if the loss is no longer a number; the last good checkpoint stays.
     """
+    if config.own and len(bands) != len(toolbox):
+        raise InvalidArgument("bands", f"one for each of the {len(toolbox)} tools", len(bands))
     folder = Path(folder)
     checkpoint = folder / "joint.checkpoint"
     run = JointRun(config, toolbox, network, device, objective)
@@ -265,10 +287,14 @@ def train_joint(
     held_out = validation_batches(validation, config.validation_images, size, device)
     began = saved = time.monotonic()
     while run.iteration < config.iterations:
-        key = (config.seed << 40) + (1 << 39) + run.iteration * config.batch
-        keys = torch.arange(key, key + config.batch)
+        key = (config.seed << 40) + (1 << 39) + run.iteration * (config.batch + config.own)
+        keys = torch.arange(key, key + config.batch + config.own)
         grid = "aligned" if run.iteration % 2 else "random"
-        clean, damaged = damaged_patches(train, keys, recipe(config.severity), size, grid=grid, device=device)
+        draw = partial(damaged_patches, train, size=size, grid=grid, device=device)
+        clean, damaged = draw(keys[: config.batch], recipe(config.severity))
+        if config.own:
+            own = draw(keys[config.batch :], bands[run.turn()])
+            clean, damaged = (torch.cat(parts) for parts in zip((clean, damaged), own, strict=True))
         # In half of the batches transposed: the damage is the same in rows and columns.
         clean, damaged = (turned(part, run.iteration // 2 % 2) for part in (clean, damaged))
         gain, agent_loss = run.step(clean, damaged)

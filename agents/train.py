@@ -24,7 +24,7 @@ from restoration_env.files import read_weights
 from restoration_env.images import load_images
 from restoration_env.provenance import provenance
 from restoration_env.registry import load_toolbox
-from restoration_env.tools.catalogue import NAMES, TOOLBOXES, cnn_toolbox, toolbox_specification
+from restoration_env.tools.catalogue import CATALOGUE, NAMES, TOOLBOXES, cnn_toolbox, toolbox_specification
 
 _Command = Callable[..., None]
 _CONFIGS: dict[str, type] = {"drqn": DRQNConfig, "exact": ExactConfig, "lookahead": LookaheadConfig}
@@ -155,6 +155,7 @@ _JOINT: dict[str, Any] = {field.name: field.default for field in fields(JointCon
 @click.option("--temperature", default=_JOINT["temperature"], show_default=True, help="In dB, how near.")
 @click.option("--averaging", default=_JOINT["averaging"], show_default=True, help="Decay of the tools' average.")
 @click.option("--earlier", default=_JOINT["earlier"], show_default=True, help="Weight of the earlier steps.")
+@click.option("--own", default=_JOINT["own"], show_default=True, help="Images of a tool's own band more in a batch.")
 @click.option("--branched", default=_JOINT["branched"], show_default=True, help="Images a batch for the agent.")
 @click.option("--precision", default="float32", show_default=True, help="Of the tools: float32 or bfloat16.")
 def joint(
@@ -206,6 +207,7 @@ def joint(
             objective=aim,
             device=where,
             report=report,
+            bands=[spec.band for spec in CATALOGUE],
             cards=cards,
             card=card,
         )
