@@ -26,8 +26,10 @@ class FoldedConv(nn.Module):
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         outputs, inputs, height, width = conv.weight.shape
-        self.columns = nn.Conv2d(inputs, width * outputs, (height, 1), padding=(height // 2, width // 2), bias=False)
-        self.shifts = nn.Conv2d(width * outputs, outputs, (1, width), bias=conv.bias is not None)
+        self.columns = nn.Conv2d(inputs, width * outputs, (height, 1), padding=(height // 2, 0), bias=False)
+        self.shifts = nn.Conv2d(
+            width * outputs, outputs, (1, width), padding=(0, width // 2), bias=conv.bias is not None
+        )
         place = torch.eye(outputs)[:, None, :, None] * torch.eye(width)[None, :, None, :]  # 1 at column and shift
         with torch.no_grad():
             self.columns.weight.copy_(conv.weight.permute(3, 0, 1, 2).reshape(-1, inputs, height, 1))

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from restoration_env.errors import InvalidArgument
 from restoration_env.folding import FoldedConv, folded
 from restoration_env.quantization import LEVELS, Range, bears_rounding, calibration_images, input_ranges
-from restoration_env.toolbox import AT_ONCE, Tool, Toolbox
+from restoration_env.toolbox import SIDES, Tool, Toolbox
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}  # int8: of what is not a convolution
 _one_at_a_time = threading.Lock()
@@ -45,16 +45,21 @@ class CompiledNetwork:
         self._model: Any = None
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Float (N, 3, H, W) to the same shape, computed by the calling thread."""
+        """Float (N, 3, H, W) to the same shape, computed by the calling thread.
+
+        One image after the other: where the number of images changes from call to call, OpenVINO prepares every layer
+        anew, which costs more than many images at once win.
+        """
         images = images.detach().float().contiguous()
         result = torch.empty_like(images)
         try:
             request = self._free.pop()
         except IndexError:  # as many at a time as there are threads that call
             request = self._compile()
-        request.set_input_tensor(ov.Tensor(images.numpy(), shared_memory=True))
-        request.set_output_tensor(ov.Tensor(result.numpy(), shared_memory=True))
-        request.infer()
+        for image, made in zip(images[:, None].numpy(), result[:, None].numpy(), strict=True):
+            request.set_input_tensor(ov.Tensor(image, shared_memory=True))
+            request.set_output_tensor(ov.Tensor(made, shared_memory=True))
+            request.infer()
         self._free.append(request)
         return result
 
@@ -73,7 +78,7 @@ class CompiledNetwork:
             if self._model is None:
                 self._model = self._converted()
             request = _core().compile_model(self._model, "CPU", settings).create_infer_request()
-            request.infer([np.zeros(AT_ONCE, np.float32)])
+            request.infer([np.zeros((1, 3, *SIDES), np.float32)])
             return request
 
     def _converted(self) -> Any:
@@ -108,7 +113,7 @@ def compiled(toolbox: Toolbox, precision: str) -> Toolbox:
 
 
 def _as_model(network: nn.Module) -> Any:
-    """The module as an OpenVINO graph for batches of any shape (N, 3, H, W)."""
+    """The module as an OpenVINO graph for images of any size (1, 3, H, W)."""
     example = torch.zeros(1, 3, 64, 64)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # what OpenVINO reads is a trace
@@ -116,7 +121,7 @@ def _as_model(network: nn.Module) -> Any:
     decoder = TorchScriptPythonDecoder(traced, example_input=example)
     frontend = FrontEndManager().load_by_framework("pytorch")
     model = frontend.convert(frontend.load(decoder))
-    model.reshape([-1, 3, -1, -1])
+    model.reshape([1, 3, -1, -1])
     return model
 
 

@@ -19,8 +19,8 @@ from restoration_env.workers import in_parallel
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-AT_ONCE = (8, 3, 63, 63)  # what a tool works on at once: activations that stay in a core's cache
-_CHUNK, _CHUNK_IN_TRAINING = 8 * 63 * 63, 32 * 63 * 63  # the same in pixels
+SIDES = (63, 63)  # of the published patches
+_CHUNK, _CHUNK_IN_TRAINING = 8 * 63 * 63, 32 * 63 * 63  # pixels at once: activations that stay in a core's cache
 
 
 @dataclass(frozen=True)
