@@ -10,6 +10,7 @@ from restoration_env.benchmarks.leaderboard import PATCH_SUITES
 from restoration_env.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGES = tuple(ROOT / page for page in ("README.md", "tools/README.md", "sft/README.md", "docs/speed.md"))
 
 
 def leaderboard_table(result: dict[str, Any]) -> str:
@@ -100,6 +101,25 @@ def super_resolvers_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def speed_table(result: dict[str, Any]) -> str:
+    """Each way to compute the tools: environments side by side, and a photograph through three tools, as Markdown."""
+    photograph, agree = result["photograph"], result["agreement_db"]
+    size = f"{photograph['width']}x{photograph['height']}"
+    lines = [
+        f"| {', '.join(result.get('processor', ['environments']))} | steps/s, N = {result['environments']} | times naive | share of limit "
+        f"| dB off at most | {size}, times faster | times less memory |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in result["rates"].items():
+        cells = ["", "", "", "", ""]
+        if name != "naive":
+            photo, off = photograph[name], agree.get(name, {}).get("largest")
+            cells = [f"{row['ratio_to_naive']:.2f}", f"{row['share_of_limit']:.0%}", "" if off is None else f"{off:.4f}"]
+            cells += [f"{photo['times_faster']:.2f}", f"{photo['times_less_memory']:.2f}"]
+        lines.append(f"| {name} | {row['steps_per_second']:,.0f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def lost_resolution_table(result: dict[str, Any]) -> str:
     """The gain with and without the super-resolver, and where it is used, as Markdown."""
     lines = ["| policy | tools | gain, both | x4: gain, used on | mixed: gain, used on |", "|---|---|---|---|---|"]
@@ -120,6 +140,8 @@ def with_tables(text: str) -> str:
         ("sft_comparison", super_resolution_table),
         ("lost_resolution", lost_resolution_table),
         ("super_resolution", super_resolvers_table),
+        ("speed", speed_table),
+        ("speed_zen4", speed_table),
     ):
         if f"<!-- {name} -->" in text:
             path = RESULTS / f"{name}.json"
@@ -131,7 +153,7 @@ def with_tables(text: str) -> str:
 
 def main() -> None:
     """Draw the tables of every page that has marks for them."""
-    for page in (ROOT / "README.md", ROOT / "tools" / "README.md", ROOT / "sft" / "README.md"):
+    for page in PAGES:
         text = with_tables(page.read_text(encoding="utf-8"))
         with replacing(page) as temporary:
             temporary.write_text(text, encoding="utf-8")
