@@ -11,7 +11,6 @@ same weights, bit for bit, as training that was never interrupted.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -26,14 +25,12 @@ from restoration_env.distortions import recipe
 from restoration_env.errors import InvalidArgument, check_at_least
 from restoration_env.files import (
     check_same_configuration,
-    load_checkpoint,
     read_weights,
-    save_checkpoint,
     save_weights,
-    saved_when_interrupted,
 )
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.randomness import uniform
+from restoration_env.runs import resumed
 from restoration_env.tools.catalogue import ToolSpec, specification
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -187,20 +184,10 @@ def train_classifier(
     path = Path(path)
     checkpoint = path.with_suffix(".checkpoint")
     run = _Run(config, device)
-    if checkpoint.exists():
-        run.restore(load_checkpoint(checkpoint))
     train, validation = train.fitting(PATCH), validation.fitting(PATCH)
     held_out = labelled_patches(validation, torch.arange(config.validation_images), config.severity, device=device)
 
-    began = saved = time.monotonic()
-
-    def save() -> None:
-        nonlocal began, saved
-        run.seconds += time.monotonic() - began
-        began = saved = time.monotonic()
-        save_checkpoint(checkpoint, run.state())
-
-    with saved_when_interrupted(save):
+    with resumed(run, checkpoint, checkpoint_seconds) as stepped:
         while run.iteration < config.iterations:
             key = (config.seed << 32) + run.iteration * config.batch
             batch = labelled_patches(train, torch.arange(key, key + config.batch), config.severity, device=device)
@@ -208,10 +195,8 @@ def train_classifier(
             accuracy = None
             if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:
                 accuracy = run.judge(*held_out)
-            if time.monotonic() - saved > checkpoint_seconds:
-                save()
+            stepped()
             report(ClassifierProgress(run.iteration, config.iterations, loss, accuracy))
-    run.seconds += time.monotonic() - began
     facts = {
         "bands": bands(),
         "patch_size": PATCH,

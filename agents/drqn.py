@@ -11,7 +11,6 @@ overestimate. That and what else became usual since are options, to be switched 
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,8 +27,9 @@ from restoration_env.agents.replay import EpisodeBatch, EpisodeReplay, Prioritis
 from restoration_env.distortions import recipe
 from restoration_env.episodes import Episodes
 from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
-from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint, saved_when_interrupted
+from restoration_env.files import check_same_configuration
 from restoration_env.images import ImagePool, damaged_patches
+from restoration_env.runs import resumed
 from restoration_env.toolbox import Toolbox
 
 
@@ -154,23 +154,13 @@ def train_drqn(
     path = Path(path)
     checkpoint = path.with_suffix(".checkpoint")
     run = _Run(config, toolbox, device)
-    if checkpoint.exists():
-        run.restore(load_checkpoint(checkpoint))
     size = run.learner.patch_size
     train, validation = train.fitting(size), validation.fitting(size)
     held_out = damaged_patches(
         validation, torch.arange(config.validation_images), recipe("moderate"), size, device=device
     )
 
-    began = saved = time.monotonic()
-
-    def save() -> None:
-        nonlocal began, saved
-        run.seconds += time.monotonic() - began
-        began = saved = time.monotonic()
-        save_checkpoint(checkpoint, run.state())
-
-    with saved_when_interrupted(save):
+    with resumed(run, checkpoint, checkpoint_seconds) as stepped:
         while run.episodes < config.episodes:
             keys = torch.arange(config.batch) + (config.seed << 32) + run.episodes
             gain = run.play(*damaged_patches(train, keys, recipe(config.severity), size, device=device))
@@ -179,11 +169,9 @@ def train_drqn(
             judged = None
             if (run.episodes // config.batch) % config.evaluate_every == 0 or run.episodes >= config.episodes:
                 judged = run.judge(*held_out)
-            if time.monotonic() - saved > checkpoint_seconds:
-                save()
+            stepped()
             loss = sum(losses) / len(losses) if losses else 0.0
             report(DRQNProgress(run.episodes, config.episodes, run.epsilon(), loss, gain, judged))
-    run.seconds += time.monotonic() - began
     facts = {
         "training": {**asdict(config), "episodes_done": run.episodes, "updates_done": run.updates},
         "images_seen": run.episodes,

@@ -6,13 +6,13 @@ The learner, and why it needs so few images, is in `restoration_env.agents.exact
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from restoration_env.agents.agent import ToolchainAgent, load_agent, save_agent
 from restoration_env.agents.exact_values import ExactValues
@@ -21,10 +21,12 @@ from restoration_env.agents.pretraining import pretrain
 from restoration_env.agents.validation import mean_gains, validation_batches
 from restoration_env.distortions import recipe
 from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
-from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint, saved_when_interrupted
+from restoration_env.files import check_same_configuration
 from restoration_env.images import ImagePool, damaged_patches
+from restoration_env.runs import resumed
 from restoration_env.schedules import cosine
 from restoration_env.toolbox import Toolbox
+from restoration_env.tools.together import copied
 
 
 @dataclass(frozen=True)
@@ -131,93 +133,124 @@ def train_exact(
         InvalidArgument: if there is a checkpoint of another configuration or toolbox.
     """
     path = Path(path)
+    run = _Run(config, toolbox, device, views, caution)
+    learner, size = run.learner, run.learner.network.patch_size
+    train, damage = train.fitting(size), recipe(config.severity)
+    held_out = validation_batches(validation, config.validation_images, size, device, config.severity)
     checkpoint = path.with_suffix(".checkpoint")
-    torch.manual_seed(config.seed)
-    network, origin = build_network(config.network, len(toolbox)).to(device), dict[str, Any]()
-    if config.start:
-        network, origin = _started(config.start, toolbox, device)
-        network.scale_values(1.0 / UNIT)
-    learner = ExactValues(
-        network,
-        max_steps=config.max_steps,
-        learning_rate=config.learning_rate,
-        memory=config.memory,
-        explore=config.explore,
-        temperature=config.temperature,
-        closeness=config.closeness,
-        discount=config.discount,
-        seed=config.seed,
-    )
-    manner = {"views": views, "caution": caution}
-    # An average of the learner, and steadier. While it learns its values, and so its caution, are in other units.
-    judged_as = {**manner, "caution": caution / UNIT}
-    agent = ToolchainAgent(learner.target, toolbox, config.max_steps, judged_as)
-    identity = {**asdict(config), **manner, "tools": ", ".join(toolbox.names)}
-    best_gain, best, seconds, history = -math.inf, learner.target.state_dict(), 0.0, list[dict[str, float]]()
-    if checkpoint.exists():
-        state = load_checkpoint(checkpoint)
-        check_same_configuration(state["config"], identity)
-        learner.restore(state["learner"])
-        best_gain, best, seconds, history = (state[k] for k in ("best_gain", "best", "seconds", "history"))
-    train, damage = train.fitting(network.patch_size), recipe(config.severity)
-    held_out = validation_batches(validation, config.validation_images, network.patch_size, device, config.severity)
-    began = saved = time.monotonic()
-    if not checkpoint.exists() and config.pretraining:
+    with resumed(run, checkpoint, checkpoint_seconds) as stepped:
+        if config.pretraining and not learner.images:
 
-        def tell(iteration: int, error: float) -> None:
-            report(ExactProgress(0, config.episodes, error, None))
+            def tell(iteration: int, error: float) -> None:
+                report(ExactProgress(0, config.episodes, error, None))
 
-        pretrain(network, train, damage, iterations=config.pretraining, seed=config.seed, device=device, report=tell)
-        learner.target.load_state_dict(network.state_dict())
-
-    def judge() -> dict[str, float]:
-        nonlocal best_gain, best
-        gains = mean_gains(agent, held_out)
-        history.append({"images": learner.images, **{name: round(gain, 4) for name, gain in gains.items()}})
-        if sum(gains.values()) / len(gains) > best_gain:
-            best_gain = sum(gains.values()) / len(gains)
-            best = {name: value.clone() for name, value in learner.target.state_dict().items()}
-        return gains
-
-    if config.start and not history:
-        judge()  # what it knew before is kept if nothing better comes
-
-    def save() -> None:
-        nonlocal began, saved, seconds
-        seconds += time.monotonic() - began
-        began = saved = time.monotonic()
-        state = {"config": identity, "learner": learner.state(), "best": best, "best_gain": best_gain}
-        save_checkpoint(checkpoint, {**state, "seconds": seconds, "history": history})
-
-    with saved_when_interrupted(save):
+            run.pretrain(train, tell)
+        if config.start and not run.history:
+            run.judge(held_out)  # what it knew before is kept if nothing better comes
         while learner.images < config.episodes:
-            share = cosine(learner.images, config.episodes, floor=0.02)
-            for group in learner.optimizer.param_groups:
-                group["lr"] = config.learning_rate * share
             keys = torch.arange(config.batch) + (config.seed << 32) + learner.images
-            learner.visit(toolbox, *damaged_patches(train, keys, damage, network.patch_size, device=device))
-            updates = config.updates if len(learner.replay) >= min(config.warmup, config.memory) else 0
-            loss = sum(learner.learn(config.sample) for _ in range(updates)) / max(1, updates)
+            loss = run.step(*damaged_patches(train, keys, damage, size, device=device))
             due = learner.images >= config.episodes or (learner.images // config.batch) % config.evaluate_every == 0
-            judged = judge() if due else None
-            if time.monotonic() - saved > checkpoint_seconds:
-                save()
+            judged = run.judge(held_out) if due else None
+            stepped()
             report(ExactProgress(learner.images, config.episodes, loss, judged))
-    learner.target.load_state_dict(best)
-    learner.target.scale_values(UNIT)
-    facts = {
-        "training": {"algorithm": "exact values", **asdict(config)},
-        "started_from": {key: origin[key] for key in ("sha256", "command", "training", "seconds") if key in origin},
-        "images_seen": config.episodes + origin.get("images_seen", 0),
-        "seconds": round(seconds + time.monotonic() - began, 1),
-        "device": str(device),
-        "validation_gain_db": round(best_gain, 4),
-        "history": history,
-        **(card or {}),
-    }
-    save_agent(path, ToolchainAgent(learner.target, toolbox, config.max_steps, manner), facts)
+    facts = {**run.facts(), **(card or {})}
+    save_agent(path, run.finished(), facts)
     checkpoint.unlink(missing_ok=True)
     return facts
+
+
+class _Run:
+    """The state of a training run: all that a checkpoint holds."""
+
+    def __init__(
+        self, config: ExactConfig, toolbox: Toolbox, device: torch.device | str, views: int, caution: float
+    ) -> None:
+        self.config, self.toolbox, self.device = config, toolbox, torch.device(device)
+        self.manner = {"views": views, "caution": caution}
+        torch.manual_seed(config.seed)
+        network, self.origin = build_network(config.network, len(toolbox)).to(device), dict[str, Any]()
+        if config.start:
+            network, self.origin = _started(config.start, toolbox, device)
+            network.scale_values(1.0 / UNIT)
+        self.learner = ExactValues(
+            network,
+            max_steps=config.max_steps,
+            learning_rate=config.learning_rate,
+            memory=config.memory,
+            explore=config.explore,
+            temperature=config.temperature,
+            closeness=config.closeness,
+            discount=config.discount,
+            seed=config.seed,
+        )
+        # An average of the learner, and steadier. While it learns its values, and so its caution, are in other units.
+        judged_as = {**self.manner, "caution": caution / UNIT}
+        self.agent = ToolchainAgent(self.learner.target, toolbox, config.max_steps, judged_as)
+        self.seconds, self.history = 0.0, list[dict[str, float]]()
+        self.best_gain, self.best = -math.inf, copied(self.learner.target.state_dict())
+
+    def pretrain(self, train: ImagePool, tell: Callable[[int, float], None]) -> None:
+        """Let the convolutions learn to tell the strengths of damage."""
+        network, how, seed = self.learner.network, recipe(self.config.severity), self.config.seed
+        count = self.config.pretraining
+        pretrain(network, train, how, iterations=count, seed=seed, device=self.device, report=tell)
+        self.learner.target.load_state_dict(network.state_dict())
+
+    def step(self, clean: Tensor, damaged: Tensor) -> float:
+        """Run all tools on a batch, then learn; returns the mean loss."""
+        config, learner = self.config, self.learner
+        for group in learner.optimizer.param_groups:
+            group["lr"] = config.learning_rate * cosine(learner.images, config.episodes, floor=0.02)
+        learner.visit(self.toolbox, clean, damaged)
+        updates = config.updates if len(learner.replay) >= min(config.warmup, config.memory) else 0
+        return sum(learner.learn(config.sample) for _ in range(updates)) / max(1, updates)
+
+    def judge(self, held_out: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
+        """The gain in dB on each severity; kept if the mean is the best."""
+        gains = mean_gains(self.agent, held_out)
+        mean = sum(gains.values()) / len(gains)
+        self.history.append({"images": self.learner.images, **{k: round(v, 4) for k, v in gains.items()}})
+        if mean > self.best_gain:
+            self.best_gain, self.best = mean, copied(self.learner.target.state_dict())
+        return gains
+
+    def finished(self) -> ToolchainAgent:
+        """The best agent, its values in dB."""
+        self.learner.target.load_state_dict(self.best)
+        self.learner.target.scale_values(UNIT)
+        return ToolchainAgent(self.learner.target, self.toolbox, self.config.max_steps, self.manner)
+
+    def facts(self) -> dict[str, Any]:
+        """What the card says of the training."""
+        kept = ("sha256", "command", "training", "seconds")
+        return {
+            "training": {"algorithm": "exact values", **asdict(self.config)},
+            "started_from": {key: self.origin[key] for key in kept if key in self.origin},
+            "images_seen": self.config.episodes + self.origin.get("images_seen", 0),
+            "seconds": round(self.seconds, 1),
+            "device": str(self.device),
+            "validation_gain_db": round(self.best_gain, 4),
+            "history": self.history,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs; the replay memory fills again."""
+        return {
+            "config": {**asdict(self.config), **self.manner, "tools": ", ".join(self.toolbox.names)},
+            "learner": self.learner.state(),
+            "best": self.best,
+            "best_gain": self.best_gain,
+            "seconds": self.seconds,
+            "history": self.history,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint of the same configuration and tools; another one is refused."""
+        check_same_configuration(state["config"], self.state()["config"])
+        self.learner.restore(state["learner"])
+        self.best_gain, self.best = state["best_gain"], state["best"]
+        self.seconds, self.history = state["seconds"], state["history"]
 
 
 def _started(start: str, toolbox: Toolbox, device: torch.device | str) -> tuple[ToolchainNetwork, dict[str, Any]]:

@@ -16,7 +16,6 @@ go beyond their description, each an option with a row in the ablation:
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -34,8 +33,9 @@ from restoration_env.agents.validation import mean_gains, validation_batches
 from restoration_env.distortions import Recipe, recipe
 from restoration_env.episodes import Episodes
 from restoration_env.errors import InvalidArgument, check_at_least
-from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint
+from restoration_env.files import check_same_configuration
 from restoration_env.images import ImagePool, damaged_patches
+from restoration_env.runs import resumed
 from restoration_env.schedules import cosine
 from restoration_env.toolbox import Toolbox
 from restoration_env.tools.together import ToolsTogether, copied
@@ -280,33 +280,27 @@ def train_joint(
     folder = Path(folder)
     checkpoint = folder / "joint.checkpoint"
     run = JointRun(config, toolbox, network, device, objective)
-    if checkpoint.exists():
-        run.restore(load_checkpoint(checkpoint))
     size = network.patch_size
     train = train.fitting(size)
     held_out = validation_batches(validation, config.validation_images, size, device)
-    began = saved = time.monotonic()
-    while run.iteration < config.iterations:
-        key = (config.seed << 40) + (1 << 39) + run.iteration * (config.batch + config.own)
-        keys = torch.arange(key, key + config.batch + config.own)
-        grid = "aligned" if run.iteration % 2 else "random"
-        draw = partial(damaged_patches, train, size=size, grid=grid, device=device)
-        clean, damaged = draw(keys[: config.batch], recipe(config.severity))
-        if config.own:
-            own = draw(keys[config.batch :], bands[run.turn()])
-            clean, damaged = (torch.cat(parts) for parts in zip((clean, damaged), own, strict=True))
-        # In half of the batches transposed: the damage is the same in rows and columns.
-        clean, damaged = (turned(part, run.iteration // 2 % 2) for part in (clean, damaged))
-        gain, agent_loss = run.step(clean, damaged)
-        judged = None
-        if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:
-            judged = run.judge(held_out)
-        if time.monotonic() - saved > checkpoint_seconds:
-            run.seconds += time.monotonic() - began
-            began = saved = time.monotonic()
-            save_checkpoint(checkpoint, run.state())
-        report(JointProgress(run.iteration, config.iterations, gain, agent_loss, judged))
-    run.seconds += time.monotonic() - began
+    with resumed(run, checkpoint, checkpoint_seconds) as stepped:
+        while run.iteration < config.iterations:
+            key = (config.seed << 40) + (1 << 39) + run.iteration * (config.batch + config.own)
+            keys = torch.arange(key, key + config.batch + config.own)
+            grid = "aligned" if run.iteration % 2 else "random"
+            draw = partial(damaged_patches, train, size=size, grid=grid, device=device)
+            clean, damaged = draw(keys[: config.batch], recipe(config.severity))
+            if config.own:
+                own = draw(keys[config.batch :], bands[run.turn()])
+                clean, damaged = (torch.cat(parts) for parts in zip((clean, damaged), own, strict=True))
+            # In half of the batches transposed: the damage is the same in rows and columns.
+            clean, damaged = (turned(part, run.iteration // 2 % 2) for part in (clean, damaged))
+            gain, agent_loss = run.step(clean, damaged)
+            judged = None
+            if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:
+                judged = run.judge(held_out)
+            stepped()
+            report(JointProgress(run.iteration, config.iterations, gain, agent_loss, judged))
     return _write(run, folder, cards or {}, card or {})
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,10 +18,11 @@ from restoration_env.agents.lookahead import LookaheadAgent
 from restoration_env.agents.validation import mean_gains, validation_batches
 from restoration_env.distortions import recipe
 from restoration_env.errors import InvalidArgument, check_at_least
-from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint, saved_when_interrupted
+from restoration_env.files import check_same_configuration
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.metrics import psnr
 from restoration_env.pixels import eight_bit
+from restoration_env.runs import resumed
 from restoration_env.schedules import cosine
 from restoration_env.toolbox import Toolbox
 
@@ -140,21 +140,11 @@ def train_lookahead(
     path = Path(path)
     checkpoint = path.with_suffix(".checkpoint")
     run = _Run(config, toolbox, device)
-    if checkpoint.exists():
-        run.restore(load_checkpoint(checkpoint))
     size, damage = run.learner.patch_size, recipe(config.severity)
     train = train.fitting(size)
     held_out = validation_batches(validation, config.validation_images, size, device)
     judged_on = {name: run.branch(*pair, torch.Generator().manual_seed(0)) for name, pair in held_out.items()}
-    began = saved = time.monotonic()
-
-    def save() -> None:
-        nonlocal began, saved
-        run.seconds += time.monotonic() - began
-        began = saved = time.monotonic()
-        save_checkpoint(checkpoint, run.state())
-
-    with saved_when_interrupted(save):
+    with resumed(run, checkpoint, checkpoint_seconds) as stepped:
         while run.images < config.episodes:
             keys = torch.arange(config.batch) + (config.seed << 32) + _FIRST_KEY + run.images
             pair = damaged_patches(train, keys, damage, size, device=device)
@@ -163,15 +153,14 @@ def train_lookahead(
                 judged = {name: run.judge(outcomes) for name, outcomes in judged_on.items()}
                 rounded = {name: round(gain, 4) for name, gain in judged.items()}
                 run.history.append({"images": run.images, **rounded})
-            if time.monotonic() - saved > checkpoint_seconds:
-                save()
+            stepped()
             report(LookaheadProgress(run.images, config.episodes, loss, judged))
     agent = run.agent()
     gains = mean_gains(agent, held_out)
     facts = {
         "training": {"algorithm": "lookahead", **asdict(config)},
         "images_seen": run.images + run.seen_before,
-        "seconds": round(run.seconds + time.monotonic() - began, 1),
+        "seconds": round(run.seconds, 1),
         "device": str(device),
         "validation_gain_db": round(sum(gains.values()) / len(gains), 4),
         "validation_gains_db": {name: round(gain, 4) for name, gain in gains.items()},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,8 +20,9 @@ from restoration_env.agents.sb3_vec_env import SB3VecEnv, ScaledRewards
 from restoration_env.distortions import recipe
 from restoration_env.episodes import Episodes
 from restoration_env.errors import check_at_least
-from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint, saved_when_interrupted
+from restoration_env.files import check_same_configuration
 from restoration_env.images import damaged_patches, load_images
+from restoration_env.runs import resumed
 from restoration_env.vector_env import RestoreVectorEnv
 
 _NEVER = 1 << 60  # Stable-Baselines3 logs by its own counts; here it logs with every validation
@@ -112,18 +112,12 @@ def train_sb3(
     path = Path(path)
     checkpoint = path.with_suffix(".checkpoint")
     run = _Run(config, images, toolbox, precision, device, tensorboard)
-    if checkpoint.exists():
-        run.restore(load_checkpoint(checkpoint))
-    saved = time.monotonic()
+    with resumed(run, checkpoint, checkpoint_seconds) as stepped:
 
-    def after_step(validation_gain: float | None) -> None:
-        nonlocal saved
-        if time.monotonic() - saved > checkpoint_seconds:
-            save_checkpoint(checkpoint, run.state())
-            saved = time.monotonic()
-        report(SB3Progress(run.model.num_timesteps, config.steps, run.training_gain(), validation_gain))
+        def after_step(validation_gain: float | None) -> None:
+            stepped()
+            report(SB3Progress(run.model.num_timesteps, config.steps, run.training_gain(), validation_gain))
 
-    with saved_when_interrupted(lambda: save_checkpoint(checkpoint, run.state())):
         run.learn(after_step)
     facts = save_sb3_policy(path, run.model, config.algo, run.toolbox, {**run.facts(), **(card or {})})
     checkpoint.unlink(missing_ok=True)
@@ -167,7 +161,6 @@ class _Run:
         self.best_gain, self.best = -float("inf"), policy_weights(self.model.policy)
         self.history: list[dict[str, float]] = []
         self.seconds, self.images_seen = 0.0, 0
-        self._began: float | None = None
 
     def _drawn_seed(self, steps: int) -> int:
         """A seed that has nothing in common with other runs' and with those of other places to go on from."""
@@ -175,7 +168,6 @@ class _Run:
 
     def learn(self, after_step: Callable[[float | None], None]) -> None:
         """Take the steps that are left, and keep the best weights."""
-        self._began = time.monotonic()
         left = self.config.steps - self.model.num_timesteps
         if left > 0:
             callback = _Callback(self, after_step)
@@ -202,16 +194,12 @@ class _Run:
         buffer = self.model.ep_info_buffer
         return float(np.mean([episode["r"] for episode in buffer])) if buffer else None
 
-    def elapsed(self) -> float:
-        """Seconds of training, those before the checkpoint included."""
-        return self.seconds + (time.monotonic() - self._began if self._began is not None else 0.0)
-
     def facts(self) -> dict[str, Any]:
         """What the card says of the training."""
         return {
             "training": {**asdict(self.config), "steps_done": self.model.num_timesteps},
             "images_seen": self.images_seen,
-            "seconds": round(self.elapsed(), 1),
+            "seconds": round(self.seconds, 1),
             "device": self.device,
             "validation_gain_db": round(self.best_gain, 4),
             "history": self.history,
@@ -227,7 +215,7 @@ class _Run:
             "best": self.best,
             "best_gain": self.best_gain,
             "history": self.history,
-            "seconds": self.elapsed(),
+            "seconds": self.seconds,
             "images_seen": self.images_seen,
         }
 

@@ -104,17 +104,19 @@ def super_resolvers_table(result: dict[str, Any]) -> str:
 def speed_table(result: dict[str, Any]) -> str:
     """Each way to compute the tools: environments side by side, and a photograph through three tools, as Markdown."""
     photograph, agree = result["photograph"], result["agreement_db"]
-    size = f"{photograph['width']}x{photograph['height']}"
-    lines = [
-        f"| {', '.join(result.get('processor', ['environments']))} | steps/s, N = {result['environments']} | times naive | share of limit "
-        f"| dB off at most | {size}, times faster | times less memory |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    units = ", ".join(result.get("processor", ["environments"]))
+    heads = [units, f"steps/s, N = {result['environments']}", "times naive", "share of limit", "dB off at most"]
+    heads += [f"{photograph['width']}x{photograph['height']}, times faster", "times less memory"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, row in result["rates"].items():
         cells = ["", "", "", "", ""]
         if name != "naive":
             photo, off = photograph[name], agree.get(name, {}).get("largest")
-            cells = [f"{row['ratio_to_naive']:.2f}", f"{row['share_of_limit']:.0%}", "" if off is None else f"{off:.4f}"]
+            cells = [
+                f"{row['ratio_to_naive']:.2f}",
+                f"{row['share_of_limit']:.0%}",
+                "" if off is None else f"{off:.4f}",
+            ]
             cells += [f"{photo['times_faster']:.2f}", f"{photo['times_less_memory']:.2f}"]
         lines.append(f"| {name} | {row['steps_per_second']:,.0f} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -13,7 +13,6 @@ budget), with new patches and a smaller step. The card says which of the two hel
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,8 +25,9 @@ from restoration_env.agents.validation import validation_batches
 from restoration_env.benchmarks.networks import NETWORKS, build_network
 from restoration_env.distortions import recipe
 from restoration_env.errors import InvalidArgument, TrainingDiverged, UnknownName, check_at_least
-from restoration_env.files import check_same_configuration, load_checkpoint, read_weights, save_checkpoint, save_weights
+from restoration_env.files import check_same_configuration, read_weights, save_weights
 from restoration_env.images import ImagePool, damaged_patches
+from restoration_env.runs import resumed
 from restoration_env.schedules import cosine
 from restoration_env.toolbox import PRECISIONS
 from restoration_env.tools.optimizers import OPTIMIZERS, ToolOptimizer
@@ -180,29 +180,23 @@ def train_single(
     folder = Path(folder)
     checkpoint = folder / f"{config.network}.checkpoint"
     run = _Run(config, start, device)
-    if checkpoint.exists():
-        run.restore(load_checkpoint(checkpoint))
     train = train.fitting(config.patch)
     held_out = validation_batches(validation, config.validation_images, config.patch, device).values()
     clean, damaged = (torch.cat(parts) for parts in zip(*held_out, strict=True))
-    if start is not None and not run.history:
-        run.judge(clean, damaged)  # training on must not end with less
+    with resumed(run, checkpoint, checkpoint_seconds) as stepped:
+        if start is not None and not run.history:
+            run.judge(clean, damaged)  # training on must not end with less
 
-    began = saved = time.monotonic()
-    while not run.ended():
-        loss = run.step(*training_patches(train, config, run.patches_seen, device=device))
-        if not math.isfinite(loss):
-            message = f"{config.network} diverged at iteration {run.iteration} (loss {loss})"
-            raise TrainingDiverged(f"{message}; the last good checkpoint is kept in {checkpoint}")
-        gain = None
-        if run.iteration % config.evaluate_every == 0 or run.iteration in config.ends():
-            gain = run.judge(clean, damaged)
-        if time.monotonic() - saved > checkpoint_seconds:
-            run.seconds += time.monotonic() - began
-            began = saved = time.monotonic()
-            save_checkpoint(checkpoint, run.state())
-        report(Progress(run.iteration, run.budget(), loss, gain))
-    run.seconds += time.monotonic() - began
+        while not run.ended():
+            loss = run.step(*training_patches(train, config, run.patches_seen, device=device))
+            if not math.isfinite(loss):
+                message = f"{config.network} diverged at iteration {run.iteration} (loss {loss})"
+                raise TrainingDiverged(f"{message}; the last good checkpoint is kept in {checkpoint}")
+            gain = None
+            if run.iteration % config.evaluate_every == 0 or run.iteration in config.ends():
+                gain = run.judge(clean, damaged)
+            stepped()
+            report(Progress(run.iteration, run.budget(), loss, gain))
     final = {**run.card(), "device": str(device), **(card or {})}
     save_weights(folder / f"{config.network}.safetensors", run.best, final)
     checkpoint.unlink(missing_ok=True)

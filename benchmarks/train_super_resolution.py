@@ -29,9 +29,10 @@ from restoration_env.benchmarks.super_resolution_losses import CROP, LOSSES
 from restoration_env.benchmarks.super_resolvers import SuperResolver, build_resolver, specification
 from restoration_env.benchmarks.train_single import converged
 from restoration_env.errors import InvalidArgument, TrainingDiverged, UnknownName, check_at_least
-from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint, save_weights
+from restoration_env.files import check_same_configuration, save_weights
 from restoration_env.metrics import psnr
 from restoration_env.resizing import SCALE
+from restoration_env.runs import resumed
 from restoration_env.toolbox import PRECISIONS
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -147,25 +148,20 @@ def train_resolver(
     folder = Path(folder)
     checkpoint = folder / f"{config.network}.checkpoint"
     run = _Run(config, device)
-    if checkpoint.exists():
-        run.restore(load_checkpoint(checkpoint))
     large, small = (part.to(device) for part in validation_patches(validation, config.validation_images, CROP))
-
     clock = time.process_time if run.device.type == "cpu" else time.monotonic
-    before, began, saved = run.seconds, clock(), time.monotonic()
-    while run.share() < 1.0:
-        pair = training_patches(train, config.batch, config.side, run.iteration, seed=config.seed, device=device)
-        loss = run.step(*pair)
-        if not math.isfinite(loss):
-            message = f"{config.network} diverged at iteration {run.iteration} (loss {loss})"
-            raise TrainingDiverged(f"{message}; the last good checkpoint is kept in {checkpoint}")
-        run.seconds = before + clock() - began
-        value = run.judge(large, small) if run.due() else None
-        run.seconds = before + clock() - began
-        if time.monotonic() - saved > checkpoint_seconds:
-            saved = time.monotonic()
-            save_checkpoint(checkpoint, run.state())
-        report(ResolverProgress(run.spent(), run.budget, run.stage(), loss, value))
+    with resumed(run, checkpoint, checkpoint_seconds, clock) as stepped:
+        while run.share() < 1.0:
+            pair = training_patches(train, config.batch, config.side, run.iteration, seed=config.seed, device=device)
+            loss = run.step(*pair)
+            if not math.isfinite(loss):
+                message = f"{config.network} diverged at iteration {run.iteration} (loss {loss})"
+                raise TrainingDiverged(f"{message}; the last good checkpoint is kept in {checkpoint}")
+            value = run.judge(large, small) if run.due() else None
+            stepped()
+            report(ResolverProgress(run.spent(), run.budget, run.stage(), loss, value))
+        if run.due():  # the seconds of the last step are counted after it
+            run.judge(large, small)
     final = {**run.card(), "device": str(device), **(card or {})}
     halves = {name: value.half() if value.is_floating_point() else value for name, value in run.kept().items()}
     save_weights(folder / f"{config.network}.safetensors", halves, final)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,12 +39,13 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 def save_weights(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
     """Write safetensors and, beside them, a JSON card that holds their sha256."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path = Path(path)
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     with replacing(path) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-    write_json(path.with_suffix(".json"), {**card, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+        temporary.write_bytes(content)  # with the permissions of any file; safetensors' own are for the owner alone
+    write_json(path.with_suffix(".json"), {**card, "sha256": hashlib.sha256(content).hexdigest()})
 
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -78,16 +79,6 @@ def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> N
 
     with replacing(path) as temporary:
         torch.save(dict(state), temporary)
-
-
-@contextmanager
-def saved_when_interrupted(save: Callable[[], None]) -> Iterator[None]:
-    """Call ``save`` if Ctrl-C interrupts what is inside, and let the interruption pass on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        save()
-        raise
 
 
 def check_same_configuration(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

@@ -15,7 +15,6 @@ each keeps its meaning. Two ways to learn in such chains:
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,9 +26,10 @@ from torch import Tensor
 from restoration_env.distortions import Recipe, recipe
 from restoration_env.episodes import Episodes
 from restoration_env.errors import UnknownName, check_at_least
-from restoration_env.files import check_same_configuration, load_checkpoint, save_checkpoint
+from restoration_env.files import check_same_configuration
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.randomness import uniform
+from restoration_env.runs import resumed
 from restoration_env.schedules import cosine
 from restoration_env.toolbox import Toolbox
 from restoration_env.tools.catalogue import CATALOGUE, NAMES
@@ -263,27 +263,21 @@ def train_in_chains(
     folder, how = Path(folder), recipe(config.severity)
     checkpoint = folder / "chains.checkpoint"
     run = ChainRun(config, toolbox)
-    if checkpoint.exists():
-        run.restore(load_checkpoint(checkpoint))
     train, held_out = train.fitting(_SIZE), _held_out(validation.fitting(_SIZE), config, device)
-    began = saved = time.monotonic()
-    while run.iteration < config.iterations:
-        first = (config.seed << 40) + (3 << 37) + run.iteration * config.batch
-        keys = torch.arange(first, first + config.batch)
-        clean, damaged, chains = chain_batch(
-            train, config, keys, how, "aligned" if run.iteration % 2 else "random", device
-        )
-        # In half of the batches transposed: the damage is the same in rows and columns.
-        clean, damaged = (turned(part, run.iteration // 2 % 2) for part in (clean, damaged))
-        gain, judged = run.step(clean, damaged, chains), None
-        if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:
-            judged = run.judge(held_out)
-        if time.monotonic() - saved > checkpoint_seconds:
-            run.seconds += time.monotonic() - began
-            began = saved = time.monotonic()
-            save_checkpoint(checkpoint, run.state())
-        report(ChainProgress(run.iteration, config.iterations, gain, judged))
-    run.seconds += time.monotonic() - began
+    with resumed(run, checkpoint, checkpoint_seconds) as stepped:
+        while run.iteration < config.iterations:
+            first = (config.seed << 40) + (3 << 37) + run.iteration * config.batch
+            keys = torch.arange(first, first + config.batch)
+            clean, damaged, chains = chain_batch(
+                train, config, keys, how, "aligned" if run.iteration % 2 else "random", device
+            )
+            # In half of the batches transposed: the damage is the same in rows and columns.
+            clean, damaged = (turned(part, run.iteration // 2 % 2) for part in (clean, damaged))
+            gain, judged = run.step(clean, damaged, chains), None
+            if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:
+                judged = run.judge(held_out)
+            stepped()
+            report(ChainProgress(run.iteration, config.iterations, gain, judged))
     return _write(run, folder, str(device), cards or {}, card or {})
 
 

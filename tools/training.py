@@ -12,7 +12,6 @@ the same weights, bit for bit, as training that was never interrupted.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,10 +22,11 @@ from torch import Tensor, nn
 
 from restoration_env.distortions import KERNEL_RADIUS, Recipe, distort, recipe
 from restoration_env.errors import InvalidArgument, TrainingDiverged, UnknownName, check_at_least
-from restoration_env.files import check_same_configuration, load_checkpoint, read_weights, save_checkpoint, save_weights
+from restoration_env.files import check_same_configuration, read_weights, save_weights
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.metrics import psnr
 from restoration_env.randomness import generator as seeded_generator
+from restoration_env.runs import resumed
 from restoration_env.schedules import cosine
 from restoration_env.toolbox import PRECISIONS
 from restoration_env.tools.catalogue import ToolSpec, load_network, specification, toolbox_specification
@@ -205,28 +205,22 @@ def train_tool(
     spec, folder = specification(config.tool), Path(folder)
     checkpoint = folder / f"{config.tool}.checkpoint"
     run = _Run(config, spec, folder, device)
-    if checkpoint.exists():
-        run.restore(load_checkpoint(checkpoint))
     train = train.fitting(config.crop + 2 * KERNEL_RADIUS + _GRID - 1)
     clean, damaged = (part.to(device) for part in validation_patches(validation, spec, config))
 
-    began = saved = time.monotonic()
-    while run.iteration < config.iterations and not run.out_of_patience():
-        batch = training_batch(train, spec, config, run.iteration, device)
-        loss = run.step(*batch)
-        if not math.isfinite(loss):
-            message = f"{config.tool} diverged at iteration {run.iteration} (loss {loss})"
-            raise TrainingDiverged(f"{message}; the last good checkpoint is kept in {checkpoint}")
-        gain = None
-        if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:
-            gain = mean_gain(run.average.module, clean, damaged)
-            run.judge(gain)
-        if time.monotonic() - saved > checkpoint_seconds:
-            run.seconds += time.monotonic() - began
-            began = saved = time.monotonic()
-            save_checkpoint(checkpoint, run.state())
-        report(Progress(run.iteration, config.iterations, loss, gain))
-    run.seconds += time.monotonic() - began
+    with resumed(run, checkpoint, checkpoint_seconds) as stepped:
+        while run.iteration < config.iterations and not run.out_of_patience():
+            batch = training_batch(train, spec, config, run.iteration, device)
+            loss = run.step(*batch)
+            if not math.isfinite(loss):
+                message = f"{config.tool} diverged at iteration {run.iteration} (loss {loss})"
+                raise TrainingDiverged(f"{message}; the last good checkpoint is kept in {checkpoint}")
+            gain = None
+            if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:
+                gain = mean_gain(run.average.module, clean, damaged)
+                run.judge(gain)
+            stepped()
+            report(Progress(run.iteration, config.iterations, loss, gain))
     final = run.card(card or {}, str(device))
     save_weights(folder / f"{config.tool}.safetensors", run.best, final)
     checkpoint.unlink(missing_ok=True)
