@@ -1,7 +1,6 @@
 """Algorithms learn to see which tool is right, where there is one and the image says which (`checks`).
 
-Deep recurrent Q-learning has its own such test (test_agents). Recurrent PPO is not here yet: it reached 65 % of the
-best gain in 8,000 steps.
+Deep recurrent Q-learning has its own such test (test_agents).
 """
 
 from pathlib import Path
@@ -22,7 +21,7 @@ from restoration_env.images import damaged_patches, load_images
 from restoration_env.metrics import psnr
 
 SIZE, MAX_STEPS, SEVERITY = 20, 2, "noise"
-STEPS = {"dqn": 2_000, "qrdqn": 2_000, "a2c": 14_000, "ppo": 4_000, "maskable-ppo": 4_000}
+STEPS = {"dqn": 2_000, "qrdqn": 2_000, "a2c": 14_000, "ppo": 4_000, "maskable-ppo": 4_000, "recurrent-ppo": 4_000}
 
 
 @pytest.fixture(scope="module")
