@@ -208,7 +208,8 @@ def build_network(kind: str, tools: int = 12, patch_size: int = 63) -> Toolchain
     """
     if kind not in NETWORKS:
         raise UnknownName("network", kind, NETWORKS)
-    return NETWORKS[kind](tools, patch_size)
+    network: ToolchainNetwork = NETWORKS[kind](tools, patch_size)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _pad_same(x: Tensor, kernel: int) -> Tensor:
