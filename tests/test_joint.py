@@ -10,6 +10,7 @@ from restoration_env.agents.agent import load_agent
 from restoration_env.agents.joint import JointConfig, JointRun, train_joint
 from restoration_env.agents.network import ToolchainNetwork
 from restoration_env.agents.objectives import Decibels, Discriminator
+from restoration_env.distortions import band
 from restoration_env.errors import InvalidArgument, TrainingDiverged
 from restoration_env.files import load_checkpoint, read_weights
 from restoration_env.images import load_images
@@ -83,6 +84,19 @@ def test_the_gradient_goes_through_the_whole_chain_divided_by_use():
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_images_of_a_tools_own_band_are_for_that_tool_alone():
+    run, (clean, damaged) = run_with(chain=3, own=2, branched=1, agent_sample=2), pair()  # the agent stops at once
+    uses = []
+    for turn in range(4):
+        assert run.turn() == turn % 3
+        before = run.tools.used.clone()
+        gain, _ = run.step(clean, damaged)
+        uses.append((run.tools.used - before).tolist())
+        assert gain == 0.0, "the gain is that of the agent's chains"
+    assert uses == [[2, 0, 0], [0, 2, 0], [0, 0, 2], [2, 0, 0]]
+    assert len(run.values.replay) == 4 * 4 + 2, "the agent remembers its own chains, and the branches of two images"
+
+
 def test_an_agent_that_stops_trains_nothing():
     run = run_with(chain=3)
     before = parameters(run, "up")
@@ -145,6 +159,15 @@ def test_a_killed_run_goes_on_and_another_configuration_is_refused(photos, tmp_p
     seen = []
     train_joint(small(), *start(), *photos, tmp_path, report=lambda p: seen.append(p.iteration))
     assert seen == [3, 4] and json.loads((tmp_path / "up.json").read_text())["uses"] >= 0
+
+
+def test_images_of_own_bands_need_a_band_for_every_tool(photos, tmp_path):
+    with pytest.raises(InvalidArgument, match="bands must be one for each of the 3 tools, got 1"):
+        train_joint(small(own=1), gains(), always_up(), *photos, tmp_path, bands=[band("noise", 0.0, 20.0)])
+    bands = [band("noise", low, low + 10.0) for low in (0.0, 10.0, 20.0)]
+    facts = train_joint(small(own=2, severity="moderate"), gains(), always_up(), *photos, tmp_path, bands=bands)
+    assert facts["training"]["own"] == 2 and facts["training"]["iterations_done"] == 4
+    assert json.loads((tmp_path / "down.json").read_text())["uses"] == 2
 
 
 def test_a_run_that_diverges_keeps_its_last_checkpoint(photos, tmp_path):
