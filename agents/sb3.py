@@ -16,7 +16,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from restoration_env.agents.network import StatisticsNetwork
+from restoration_env.agents.network import StatisticsNetwork, build_network
 from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.registry import find_target
 
@@ -85,7 +85,8 @@ class RestoreFeatures(BaseFeaturesExtractor):
 
     def __init__(self, observation_space: spaces.Dict) -> None:
         actions, steps = _size(observation_space, "last_action"), _size(observation_space, "steps_left")
-        eyes = StatisticsNetwork(actions - 1, _patch_size(observation_space))
+        eyes = build_network("statistics", actions - 1, _patch_size(observation_space))
+        assert isinstance(eyes, StatisticsNetwork)
         super().__init__(observation_space, eyes.fc.out_features + actions + steps)
         del eyes.gates, eyes.q
         for norm in eyes.norms:
