@@ -12,7 +12,7 @@ from rich.table import Table
 from restoration_env.errors import InvalidArgument
 
 RESULTS = Path(__file__).resolve().parent / "results"
-BOARD, LATENCY = RESULTS / "leaderboard.json", RESULTS / "leaderboard_latency.json"
+BOARD = RESULTS / "leaderboard.json"
 Row = dict[str, Any]
 # What a column is called, the key of a row, how a number of it is written, and whether less is better.
 COLUMNS: tuple[tuple[str, str, str, bool], ...] = (

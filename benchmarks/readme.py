@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from restoration_env.agents.system import BUDGETS, Budget
 from restoration_env.benchmarks.board import RESULTS, markdown, read_board, read_result
 from restoration_env.benchmarks.leaderboard import PATCH_SUITES
+from restoration_env.benchmarks.training_cost import Stage, toolbox_stages
 from restoration_env.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = tuple(ROOT / page for page in ("README.md", "tools/README.md", "sft/README.md", "docs/speed.md"))
+
+
+def _drawn(name: str, draw: Callable[[dict[str, Any]], str]) -> str:
+    return draw(read_result(RESULTS / f"{name}.json"))
 
 
 def leaderboard_table(result: dict[str, Any]) -> str:
@@ -131,25 +139,57 @@ def lost_resolution_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def stages_table(cards: str) -> str:
+    """What was done with the tools of a toolbox, from first to last, as Markdown."""
+    lines = ["| stage | patches | hours of one core |", "|---|---|---|"]
+    stages = toolbox_stages(cards)
+    total = Stage("**all**", sum(stage.patches for stage in stages), sum(stage.seconds for stage in stages))
+    return "\n".join((*lines, *(f"| {s.words} | {s.patches:,} | {s.seconds / 3600:.1f} |" for s in (*stages, total))))
+
+
+def budgets_table(budgets: Mapping[str, Budget]) -> str:
+    """How much of each stage ``restoration-env train system`` does, as Markdown."""
+    rows = {
+        "tools, each alone: times its recipe x patches a step": lambda b: f"{b.tools:g} x {b.tool_batch}",
+        "in chains: batches x images": lambda b: f"{b.chains:,} x {b.chain_batch}",
+        "agent: images": lambda b: f"{b.episodes:,}",
+        "tools and agent together: batches x images": lambda b: f"{b.joint:,} x {b.joint_batch}",
+        "agent again: images": lambda b: f"{b.episodes:,}",
+    }
+    shown = [name for name in budgets if name != "trial"]
+    lines = [f"| stage | {' | '.join(shown)} |", "|---" * (1 + len(shown)) + "|"]
+    return "\n".join(
+        (*lines, *(f"| {what} | {' | '.join(say(budgets[name]) for name in shown)} |" for what, say in rows.items()))
+    )
+
+
+_TABLES: dict[str, Callable[[], str]] = {
+    "leaderboard": lambda: leaderboard_table(read_board(RESULTS / "leaderboard.json")),
+    "stages": lambda: stages_table("cnn12-joint"),
+    "budgets": lambda: budgets_table(BUDGETS),
+    **{
+        name: partial(_drawn, name, draw)
+        for name, draw in (
+            ("gain_matrix", tools_table),
+            ("chains", before_and_after),
+            ("chains_gains", tools_table),
+            ("segmenter", segmenter_table),
+            ("sft_comparison", super_resolution_table),
+            ("lost_resolution", lost_resolution_table),
+            ("super_resolution", super_resolvers_table),
+            ("speed", speed_table),
+            ("speed_zen4", speed_table),
+        )
+    },
+}
+
+
 def with_tables(text: str) -> str:
     """A page with what stands between its ``<!-- name -->`` and ``<!-- end -->`` marks drawn anew."""
-    for name, draw in (
-        ("leaderboard", leaderboard_table),
-        ("gain_matrix", tools_table),
-        ("chains", before_and_after),
-        ("chains_gains", tools_table),
-        ("segmenter", segmenter_table),
-        ("sft_comparison", super_resolution_table),
-        ("lost_resolution", lost_resolution_table),
-        ("super_resolution", super_resolvers_table),
-        ("speed", speed_table),
-        ("speed_zen4", speed_table),
-    ):
+    for name, draw in _TABLES.items():
         if f"<!-- {name} -->" in text:
-            path = RESULTS / f"{name}.json"
-            table = draw(read_board(path) if name == "leaderboard" else read_result(path))
             head, _, rest = text.partition(f"<!-- {name} -->\n")
-            text = f"{head}<!-- {name} -->\n{table}\n{rest[rest.index('<!-- end -->') :]}"
+            text = f"{head}<!-- {name} -->\n{draw()}\n{rest[rest.index('<!-- end -->') :]}"
     return text
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from restoration_env.tools.catalogue import NAMES, TOOLBOXES
 from restoration_env.tools.training import TrainingConfig
@@ -37,22 +37,40 @@ def toolbox_cost(name: str, folder: Path | None = None) -> tuple[int | None, flo
     Returns:
         None and None if there are no such cards.
     """
-    if name not in TOOLBOXES:
+    stages = toolbox_stages(name, folder)
+    if not stages:
         return None, None
+    return sum(stage.patches for stage in stages), round(sum(stage.seconds for stage in stages), 1)
+
+
+class Stage(NamedTuple):
+    """What was done with all tools of a toolbox: in words, patches they saw, seconds."""
+
+    words: str
+    patches: int
+    seconds: float
+
+
+def toolbox_stages(name: str, folder: Path | None = None) -> list[Stage]:
+    """The stages of a toolbox's training, from first to last; none if there are no such cards."""
+    if name not in TOOLBOXES:
+        return []
     paths = [(folder or TOOLBOXES[name].folder) / f"{tool}.json" for tool in NAMES]
     if not all(path.is_file() for path in paths):
-        return None, None
-    runs: dict[str, tuple[int, float]] = {}
+        return []
+    alone, together = Stage("each tool alone", 0, 0.0), dict[str, Stage]()
     for path in paths:
-        for key, patches, seconds in _runs(path.stem, json.loads(path.read_text(encoding="utf-8"))):
-            runs[key] = patches, seconds
-    return sum(patches for patches, _ in runs.values()), round(sum(seconds for _, seconds in runs.values()), 1)
+        for key, stage in _runs(path.stem, json.loads(path.read_text(encoding="utf-8"))):
+            if key:
+                together[key] = stage
+            else:
+                alone = Stage(alone.words, alone.patches + stage.patches, alone.seconds + stage.seconds)
+    return [alone, *reversed(together.values())]
 
 
-def _runs(tool: str, card: Card) -> Iterator[tuple[str, int, float]]:
-    """The training runs behind a tool: what tells them apart, patches, seconds."""
+def _runs(tool: str, card: Card) -> Iterator[tuple[str, Stage]]:
+    """The training runs behind a tool, the last one first, with what tells them apart; "" if the tool was alone."""
     node: Card | None = card
-    depth = 0
     while node:
         training = node.get("training") or {}
         alone = "tool" in training or not training
@@ -60,10 +78,15 @@ def _runs(tool: str, card: Card) -> Iterator[tuple[str, int, float]]:
         if iterations is None:
             found = re.search(r"--iterations (\d+)", node.get("command") or "")
             iterations = int(found[1]) if found else _TOOL_DEFAULTS["iterations"]
-        patches = iterations * training.get("batch", _TOOL_DEFAULTS["batch"])
-        key = f"{tool} {depth}" if alone else json.dumps(training, sort_keys=True)
-        yield key, patches, float(node.get("seconds") or 0.0)
-        node, depth = _whole(tool, node.get("started_from")), depth + 1
+        patches = iterations * (training.get("batch", _TOOL_DEFAULTS["batch"]) + training.get("own", 0))
+        seconds = float(node.get("seconds") or 0.0)
+        if alone:
+            yield "", Stage("", patches, seconds)
+        else:
+            how = "in chains" if "lesson" in training else "with the agent"
+            words = f"{how}, {training['severity']} damage, step {training['learning_rate']:g}"
+            yield json.dumps(training, sort_keys=True), Stage(words, patches, seconds)
+        node = _whole(tool, node.get("started_from"))
 
 
 def _whole(tool: str, origin: Card | None) -> Card | None:

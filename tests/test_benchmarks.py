@@ -10,7 +10,7 @@ from helpers import tiny
 from restoration_env.benchmarks.comparison import evaluate
 from restoration_env.benchmarks.gain_matrix import diagonal, draw_matrices, gain_matrix
 from restoration_env.benchmarks.published import load_published
-from restoration_env.benchmarks.readme import RESULTS, ROOT, with_tables
+from restoration_env.benchmarks.readme import PAGES, RESULTS, ROOT, with_tables
 from restoration_env.benchmarks.suites import patch_suite
 from restoration_env.distortions import band, recipe
 from restoration_env.errors import InvalidArgument
@@ -70,9 +70,9 @@ def test_the_published_system_restores_and_wants_height_and_width_swapped():
     assert right > evaluate(agent, agent.toolbox, suite)["gain"] + 0.1
 
 
-@pytest.mark.parametrize("page", ["README.md", "tools/README.md", "sft/README.md"])
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_table_of_a_page_is_drawn_from_its_result_file(page):
-    text = (ROOT / page).read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     assert text == with_tables(text), f"run python -m restoration_env.benchmarks.readme: {page} is not up to date"
     assert "<!-- end -->" in text
 
