@@ -74,11 +74,15 @@ class SFTNet(nn.Module):
         self.upsampling, self.conditioning, self.on_bicubic = upsampling, conditioning, on_bicubic
         modulated = conditioning in ("sft", "film")
         self.condition = ConditionNetwork() if modulated else None
-        self.first = nn.Conv2d(3 + (len(CATEGORIES) if conditioning == "concat" else 0), width, 3, padding=1)
+        self.first = nn.Conv2d(3, width, 3, padding=1)
         self.blocks = nn.ModuleList(_ResidualBlock(width, modulated) for _ in range(blocks))
         self.sft = SFTLayer(width) if modulated else None
-        branches = len(CATEGORIES) if conditioning == "compositional" else 1
-        self.middle = nn.Conv2d(width, branches * width, 3, padding=1)
+        self.middle = nn.Conv2d(width, width, 3, padding=1)
+        self.told: nn.Module | None = None  # what concatenated maps, or each category, add to these two
+        if conditioning == "concat":
+            self.told = nn.Conv2d(len(CATEGORIES), width, 3, padding=1, bias=False)
+        elif conditioning == "compositional":
+            self.told = nn.Conv2d(width, len(CATEGORIES) * width, 3, padding=1)
         grown = width * (4 if upsampling == "pixel-shuffle" else 1)
         self.up = nn.ModuleList(nn.Conv2d(width, grown, 3, padding=1) for _ in range(2))
         self.detail = nn.Conv2d(width, width, 3, padding=1)
@@ -101,15 +105,17 @@ class SFTNet(nn.Module):
             expected = "four times as high and wide as the images"
             raise InvalidArgument("probabilities", expected, tuple(probabilities.shape[-2:]))
         conditions = self.conditions(probabilities)
-        seen = self.conditioning in ("concat", "compositional")
-        coarse = F.avg_pool2d(probabilities, SCALE) if seen else probabilities
-        shallow = self.first(torch.cat((images, coarse), 1) if self.conditioning == "concat" else images)
+        told, shallow = self.told, self.first(images)
+        if told is not None and self.conditioning == "concat":
+            shallow = shallow + told(F.avg_pool2d(probabilities, SCALE))
         x = shallow
         for block in self.blocks:
             x = block(x, conditions)
-        deep = self.middle(_modulated(self.sft, x, conditions))
-        if self.conditioning == "compositional":
-            deep = (deep.unflatten(1, (len(CATEGORIES), -1)) * coarse[:, :, None]).sum(1)
+        x = _modulated(self.sft, x, conditions)
+        deep = self.middle(x)
+        if told is not None and self.conditioning == "compositional":
+            shares = F.avg_pool2d(probabilities, SCALE)
+            deep = deep + (told(x).unflatten(1, (len(CATEGORIES), -1)) * shares[:, :, None]).sum(1)
         x = shallow + deep
         for conv in self.up:
             x = self._double(x, conv)
@@ -128,36 +134,34 @@ class SFTNet(nn.Module):
             return F.relu(F.pixel_shuffle(conv(x), 2))
         return F.relu(conv(F.interpolate(x, scale_factor=2.0, mode="nearest")))
 
+    @staticmethod
+    def is_inserted(name: str) -> bool:
+        """Whether a parameter belongs to the conditioning, of whatever kind, and not to the generator itself."""
+        return name.startswith(("condition.", "told.")) or "sft" in name
+
     @torch.no_grad()
     def begin_from(self, weights: Mapping[str, Tensor]) -> None:
         """Take over a network of the same sizes, whose conditioning may be another; what is new changes nothing yet.
 
-        So are conditions inserted into a trained generator (Section 3.4). The new part of each modulation is the
-        identity, of concatenated maps zero, and all categories begin with the same convolution.
+        So are conditions inserted into a trained generator (Section 3.4): modulation begins as the identity, and what
+        concatenated maps or categories add begins as zero.
 
         Raises:
             InvalidArgument: for weights of another width, number of blocks or upsampling.
         """
+        new = [*self.told.parameters()] if self.told is not None else []
         for layer in (m for m in self.modules() if isinstance(m, SFTLayer)):
-            for branch in (layer.scale, layer.shift):
-                for parameter in branch[1].parameters():
-                    nn.init.zeros_(parameter)
+            new += [*layer.scale[1].parameters(), *layer.shift[1].parameters()]
+        for parameter in new:
+            nn.init.zeros_(parameter)
         ours = self.state_dict()
         for name, value in weights.items():
             place = ours.get(name)
             if place is None:
                 continue
-            value = value.to(place)
-            if name == "first.weight" and len(place) == len(value) and place.shape != value.shape:
-                place.zero_()
-                shared = min(place.shape[1], value.shape[1])
-                place[:, :shared].copy_(value[:, :shared])
-            elif name.startswith("middle.") and len(place) == len(CATEGORIES) * len(value):
-                place.copy_(torch.cat([value] * len(CATEGORIES)))
-            elif place.shape == value.shape:
-                place.copy_(value)
-            else:
+            if place.shape != value.shape:
                 raise InvalidArgument("start", f"a network with {tuple(place.shape)} at {name}", tuple(value.shape))
-        missing = [n for n in ours if n not in weights and not n.startswith("condition.") and "sft" not in n]
+            place.copy_(value)
+        missing = [name for name in ours if name not in weights and not self.is_inserted(name)]
         if missing:
             raise InvalidArgument("start", f"a network with {missing[0]}", "none")

@@ -180,9 +180,8 @@ class _Run:
         named = list(network.named_parameters())
         if self.config.stage != "sft":
             return [p for _, p in named], []
-        inserted = {"concat": "first.", "compositional": "middle."}.get(self.config.conditioning, "")
-        new = {n for n, _ in named if n.startswith("condition.") or "sft" in n or (inserted and n.startswith(inserted))}
-        return [p for n, p in named if n not in new], [p for n, p in named if n in new]
+        own, new = ([p for n, p in named if network.is_inserted(n) is inserted] for inserted in (False, True))
+        return own, new
 
     def _averaged(self) -> dict[str, Tensor]:
         return {name: value.detach().cpu().clone() for name, value in self.average.module.state_dict().items()}

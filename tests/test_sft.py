@@ -75,7 +75,7 @@ def test_compositional_mapping_uses_the_branch_of_the_category():
     network, image = SFTNet(width=8, blocks=1, conditioning="compositional"), torch.rand(1, 3, 6, 6)
     sky, grass = network(image, _one_hot(1, 24, 24)), network(image, _one_hot(3, 24, 24))
     with torch.no_grad():
-        network.middle.weight[8:16] += 1.0  # the branch of the sky
+        network.told.weight[8:16] += 1.0  # the branch of the sky
     assert not torch.equal(sky, network(image, _one_hot(1, 24, 24)))
     assert torch.equal(grass, network(image, _one_hot(3, 24, 24)))
 

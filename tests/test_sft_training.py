@@ -90,12 +90,21 @@ def test_the_three_stages_follow_each_other(crops, fabric, pixel, tmp_path):
         assert card["iterations_done"] == 4
 
 
-def test_only_what_was_inserted_learns_at_first(crops, fabric, pixel, tmp_path):
-    config = SFTConfig(stage="sft", conditioning="sft", start=str(pixel), alone=1.0, averaging=0.0, **LATER)
+@pytest.mark.parametrize(
+    ("how", "new"),
+    [
+        ("sft", "sft.scale.1.weight"),
+        ("film", "sft.shift.1.weight"),
+        ("concat", "told.weight"),
+        ("compositional", "told.weight"),
+    ],
+)
+def test_only_what_was_inserted_learns_at_first(crops, fabric, pixel, tmp_path, how, new):
+    config = SFTConfig(stage="sft", conditioning=how, start=str(pixel), alone=1.0, averaging=0.0, **LATER)
     train_sft(config, crops, crops.batch(4, 1, 0), tmp_path / "a.safetensors", fabric)
     before, after = read_weights(pixel)[0], read_weights(tmp_path / "a.safetensors")[0]
     assert all(torch.equal(after[name], value) for name, value in before.items())
-    assert bool((after["sft.scale.1.weight"] != 0).any())
+    assert bool((after[new] != 0).any())
 
 
 def test_pixel_training_gains_on_bicubic(crops, fabric, tmp_path):
