@@ -14,6 +14,7 @@ from restoration_env.benchmarks.commands_speed import speed as command
 from restoration_env.benchmarks.commands_speed import tables
 from restoration_env.benchmarks.speed_photo import TOOLS, picture
 from restoration_env.benchmarks.speed_picture import draw_speed
+from restoration_env.devices import processor_units
 from restoration_env.errors import InvalidArgument
 from restoration_env.tools.catalogue import NAMES
 
@@ -95,3 +96,12 @@ def test_quick_measures_the_ratio(tmp_path) -> None:
     written = json.loads(target.read_text(encoding="utf-8"))
     assert written["ratio_to_naive"] > 1.5 and written["environments"] == 64
     assert 0.2 < written["rates"][written["fastest"]]["share_of_limit"] < 1.3
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="only Linux says what its processor has")
+def test_the_units_of_the_processor_are_among_those_the_system_names():
+    named = Path("/proc/cpuinfo").read_text(errors="replace").split()
+    units = processor_units()
+    assert all(unit in named for unit in units)
+    assert ("avx2" in named) == ("avx2" in units)
+    assert RESULT["processor"], "the committed result says on what it was measured"
