@@ -83,9 +83,10 @@ def _runs(tool: str, card: Card) -> Iterator[tuple[str, Stage]]:
         if alone:
             yield "", Stage("", patches, seconds)
         else:
-            how = "in chains" if "lesson" in training else "with the agent"
-            words = f"{how}, {training['severity']} damage, step {training['learning_rate']:g}"
-            yield json.dumps(training, sort_keys=True), Stage(words, patches, seconds)
+            words = ["in chains" if "lesson" in training else "with the agent"]
+            words += [f"{training['severity']} damage"] if "severity" in training else []
+            words += [f"step {training['learning_rate']:g}"] if "learning_rate" in training else []
+            yield json.dumps(training, sort_keys=True), Stage(", ".join(words), patches, seconds)
         node = _whole(tool, node.get("started_from"))
 
 

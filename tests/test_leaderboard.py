@@ -29,7 +29,7 @@ from restoration_env.benchmarks.entries import Sources, entry_names, load_entry,
 from restoration_env.benchmarks.leaderboard import Job, Protocol, Store, paired_differences, run
 from restoration_env.benchmarks.readme import RESULTS
 from restoration_env.benchmarks.suites import SUITES, build_suite, patch_suite
-from restoration_env.benchmarks.training_cost import toolbox_cost
+from restoration_env.benchmarks.training_cost import Stage, toolbox_cost, toolbox_stages
 from restoration_env.cli import main
 from restoration_env.distortions import recipe
 from restoration_env.errors import InvalidArgument
@@ -227,10 +227,14 @@ def test_what_was_trained_together_counts_once_and_what_it_started_from_too(tmp_
     alone = {name: json.loads((WEIGHTS / "cnn12" / f"{name}.json").read_text()) for name in NAMES}
     for name, card in alone.items():
         started = {key: card[key] for key in ("sha256", "training", "seconds")}  # no word of its own beginnings
-        together = {"iterations_done": 100, "batch": 8}
+        together = {"iterations_done": 100, "batch": 8, "own": 2, "severity": "every"}
         write_json(tmp_path / f"{name}.json", {"training": together, "seconds": 50.0, "started_from": started})
     patches, seconds = toolbox_cost("cnn12")
-    assert toolbox_cost("cnn12-joint", tmp_path) == (patches + 800, pytest.approx(seconds + 50.0))
+    assert toolbox_cost("cnn12-joint", tmp_path) == (patches + 1000, pytest.approx(seconds + 50.0))
+    alone, together = toolbox_stages("cnn12-joint", tmp_path)
+    assert alone == Stage("each tool alone", patches, pytest.approx(seconds))
+    assert together == Stage("with the agent, every damage", 1000, 50.0)
+    assert toolbox_stages("cnn12-joint", tmp_path / "elsewhere") == []
 
 
 def board_of(folder, names=("input", "random", "drqn"), sources=NO_ORACLE, **changes):
