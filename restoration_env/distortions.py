@@ -26,6 +26,7 @@ from restoration_env.resizing import enlarged_again
 
 KERNEL_RADIUS = 10  # the published 21x21 kernel
 _DENSE_SIDE = 192  # up to this side a matrix product beats a convolution
+_NOTHING = 1e-15  # weights that change no pixel; products of smaller ones would be denormal numbers, and slow
 LOSSLESS = math.inf  # the quality of an image that is not compressed
 
 BLUR_EDGES = tuple(0.5 * i for i in range(11))
@@ -63,6 +64,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, crop: int = 0) -> Tensor:
     safe = sigma.to(precise).clamp_min(1e-3)[:, None]
     kernel = torch.exp(-0.5 * (offsets / safe) ** 2)
     kernel = (kernel / kernel.sum(1, keepdim=True)).to(images.dtype)
+    kernel = torch.where(kernel < _NOTHING, 0.0, kernel)
     if max(h, w) <= _DENSE_SIDE:
         lines = images.permute(0, 2, 1, 3).reshape(n, h, c * w)  # the channels side by side: few products, large ones
         parts = 1 if n == 1 else 2  # products of less that is zero pay where there are several

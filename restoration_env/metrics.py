@@ -35,7 +35,8 @@ def psnr(images: Tensor, references: Tensor) -> Tensor:
         float64 (N,).
     """
     check_pair(images, references)
-    error = (images - references).double().square().mean(dim=(1, 2, 3))
+    difference = (images - references).flatten(1)
+    error = torch.linalg.vector_norm(difference, dim=1, dtype=torch.float64).square() / difference.shape[1]
     return -10.0 * torch.log10(error + 1e-10)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 Result = TypeVar("Result")
 _Waiting = deque[tuple[Callable[[], Any], Future[Any]]]
-_FEW = 64  # rows that are done before another thread has woken up
+_FEW = 32  # rows that are done before another thread has woken up
 
 
 class _Own(threading.local):
