@@ -76,14 +76,24 @@ def segmenter_table(result: dict[str, Any]) -> str:
 
 
 def super_resolution_table(result: dict[str, Any]) -> str:
-    """PSNR and LPIPS of each super-resolver, a column for each category, as Markdown."""
+    """PSNR and LPIPS of each super-resolver, a column for each category that fills whole scenes, as Markdown."""
     rows = result["rows"]
-    groups = [group for group in rows[0] if group != "method"]
-    heads = " | ".join(f"{group} ({rows[0][group]['scenes']})" for group in groups)
+    return _by_category([row["method"] for row in rows], [{**row, "regions": None} for row in rows])
+
+
+def regions_table(result: dict[str, Any]) -> str:
+    """The same of all that is labelled with each category, in whatever scene."""
+    rows = result["rows"]
+    return _by_category([row["method"] for row in rows], [row["regions"] for row in rows])
+
+
+def _by_category(methods: list[str], values: list[dict[str, Any]]) -> str:
+    groups = [group for group, value in values[0].items() if isinstance(value, dict)]
+    heads = " | ".join(f"{group} ({values[0][group]['scenes']})" for group in groups)
     lines = [f"| PSNR in dB, LPIPS | {heads} |", "|---|" + "---|" * len(groups)]
-    for row in rows:
-        cells = (f"{row[group]['psnr']:.2f}, {row[group]['lpips']:.3f}" for group in groups)
-        lines.append(f"| {row['method']} | {' | '.join(cells)} |")
+    for method, value in zip(methods, values, strict=True):
+        cells = (f"{value[group]['psnr']:.2f}, {value[group]['lpips']:.3f}" for group in groups)
+        lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -167,6 +177,7 @@ _TABLES: dict[str, Callable[[], str]] = {
     "leaderboard": lambda: leaderboard_table(read_board(RESULTS / "leaderboard.json")),
     "stages": lambda: stages_table("cnn12-joint"),
     "budgets": lambda: budgets_table(BUDGETS),
+    "sft_regions": partial(_drawn, "sft_comparison", regions_table),
     **{
         name: partial(_drawn, name, draw)
         for name, draw in (

@@ -8,7 +8,7 @@ linear heads of version 0.1. AlexNet's weights come with the package; VGG16's ar
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -241,13 +241,32 @@ class LPIPS(nn.Module):
 
     def forward(self, images: Tensor, references: Tensor) -> Tensor:
         """The distances (N,) of two batches, as `lpips` has them."""
-        check_pair(images, references)
+        return torch.stack([found.mean(dim=(1, 2)) for found in self._maps(images, references)]).sum(dim=0)
+
+    def within(self, images: Tensor, references: Tensor, regions: Tensor) -> Tensor:
+        """The distances within regions, the mean over positions weighed by how much of each lies in the region.
+
+        Args:
+            images: float (N, 3, H, W) in [0, 1].
+            references: the same shape.
+            regions: float (N, K, H, W), the share of each pixel that is in each region.
+
+        Returns:
+            float32 (N, K); NaN where a region is empty. A region of all pixels has the distance of `lpips`.
+        """
         distances = []
+        for found in self._maps(images, references):
+            shares = F.interpolate(regions, size=found.shape[-2:], mode="area")
+            distances.append((found[:, None] * shares).sum(dim=(2, 3)) / shares.sum(dim=(2, 3)))
+        return torch.stack(distances).sum(dim=0)
+
+    def _maps(self, images: Tensor, references: Tensor) -> Iterator[Tensor]:
+        """For each of the five maps the distance at each position (N, H', W')."""
+        check_pair(images, references)
         maps = zip(self.features.heads, self.features(images), self.features(references), strict=True)
         for head, ours, theirs in maps:
             difference = (_of_length_one(ours) - _of_length_one(theirs)).square()
-            distances.append(torch.einsum("nchw,c->nhw", difference, head).mean(dim=(1, 2)))
-        return torch.stack(distances).sum(dim=0)
+            yield torch.einsum("nchw,c->nhw", difference, head)
 
 
 def _of_length_one(features: Tensor) -> Tensor:

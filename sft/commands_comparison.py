@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -79,10 +80,15 @@ def measure(
     if as_json:
         click.echo(json.dumps(result, indent=2))
         return
-    groups = [group for group in rows[0] if group != "method"]
-    table = Table("method", title=f"{len(held)} {split} scenes: PSNR in dB, LPIPS (lower is better)")
+    _print("", [group for group in rows[0] if group not in ("method", "regions")], rows, rows)
+    _print(", all that is labelled with a category", list(rows[0]["regions"]), rows, [row["regions"] for row in rows])
+
+
+def _print(title: str, groups: list[str], rows: list[dict[str, Any]], values: list[dict[str, Any]]) -> None:
+    """A table of a row for each method and a column for each group of pixels or scenes."""
+    table = Table("method", title=f"PSNR in dB, LPIPS (lower is better), by the number of scenes{title}")
     for group in groups:
-        table.add_column(f"{group} ({rows[0][group]['scenes']})", justify="right")
-    for row in rows:
-        table.add_row(row["method"], *(f"{row[group]['psnr']:.2f} {row[group]['lpips']:.3f}" for group in groups))
+        table.add_column(f"{group} ({values[0][group]['scenes']})", justify="right")
+    for row, value in zip(rows, values, strict=True):
+        table.add_row(row["method"], *(f"{value[group]['psnr']:.2f} {value[group]['lpips']:.3f}" for group in groups))
     Console().print(table)

@@ -19,7 +19,7 @@ from restoration_env.resizing import bicubic
 from restoration_env.sft.comparison import compare
 from restoration_env.sft.conditioning import CATEGORIES
 from restoration_env.sft.generator import SFTNet
-from restoration_env.sft.scenes import load_scenes
+from restoration_env.sft.scenes import VOID, load_scenes
 from restoration_env.toolbox import Tool, Toolbox
 
 
@@ -33,6 +33,34 @@ def test_each_scene_counts_for_all_and_for_what_fills_half_of_it(tmp_path):
     assert rows[2]["all"]["psnr"] < rows[0]["all"]["psnr"] and rows[2]["all"]["lpips"] > rows[0]["all"]["lpips"]
     with pytest.raises(InvalidArgument, match="small must be a function that returns"):
         compare(scenes, {"small": lambda low: low})
+
+
+def test_regions_are_all_that_is_labelled_with_a_category(tmp_path):
+    scenes = load_scenes(write_scenes(tmp_path, count=2, height=64, width=64), "all")
+    for label in scenes.labels:
+        label[:] = CATEGORIES.index("sky")
+    scenes.labels[0][:, :32] = CATEGORIES.index("grass")
+    scenes.labels[1][:, :16] = VOID
+
+    def spoils_the_left(low):
+        made = bicubic(low, 4)
+        made[..., :32] = 0.5
+        return made
+
+    plain, spoilt = (row["regions"] for row in compare(scenes, {"spoilt": spoils_the_left}))
+    assert list(plain) == ["sky", "grass"] and (plain["sky"]["scenes"], plain["grass"]["scenes"]) == (2, 1)
+    assert plain["grass"]["share"] == pytest.approx(2 / 7, abs=1e-3)
+    assert spoilt["grass"]["psnr"] < plain["grass"]["psnr"] and spoilt["grass"]["lpips"] > plain["grass"]["lpips"]
+    scenes.labels[1][:, :32] = VOID  # then the spoilt half is no part of the sky
+    plain, spoilt = (row["regions"] for row in compare(scenes, {"spoilt": spoils_the_left}))
+    assert spoilt["sky"]["psnr"] == plain["sky"]["psnr"]
+
+
+def test_one_region_of_all_pixels_has_the_plain_measures(tmp_path):
+    scenes = load_scenes(write_scenes(tmp_path, count=1, height=64, width=64), "all")
+    scenes.labels[0][:] = CATEGORIES.index("water")
+    (row,) = compare(scenes, {})
+    assert row["regions"] == {"water": {**row["water"], "share": 1.0}}
 
 
 def test_the_command_compares_files(tmp_path, monkeypatch, capsys):
