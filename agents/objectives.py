@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from restoration_env.perceptual import VGGFeatures
+from restoration_env.errors import UnknownName
+from restoration_env.metrics import psnr
+from restoration_env.perceptual import VGGFeatures, lpips
 
 ENOUGH = 1e-5  # a mean squared error (50 dB) below which nothing is left to restore
 
@@ -19,6 +21,10 @@ class Objective(Protocol):
 
     def __call__(self, images: Tensor, clean: Tensor) -> Tensor:
         """The loss (N,) of restored images (N, 3, H, W) against the clean ones."""
+        ...
+
+    def worth(self, images: Tensor, clean: Tensor) -> Tensor:
+        """What training keeps the best of on held-out images, (N,), higher is better."""
         ...
 
     def learn(self, images: Tensor, clean: Tensor) -> None:
@@ -44,6 +50,10 @@ class Decibels:
     def __call__(self, images: Tensor, clean: Tensor) -> Tensor:
         """The loss (N,)."""
         return 10.0 * torch.log10((images - clean).square().mean(dim=(1, 2, 3)) + ENOUGH)
+
+    def worth(self, images: Tensor, clean: Tensor) -> Tensor:
+        """The PSNR in dB (N,), not levelled off."""
+        return psnr(images, clean)
 
     def learn(self, images: Tensor, clean: Tensor) -> None:
         """Nothing to learn."""
@@ -90,6 +100,7 @@ class Looks(nn.Module):
         adversarial: weight of the adversarial part.
         pixel: weight of a dB.
         layers: the maps compared.
+        precision: of VGG16, "float32" or "bfloat16".
     """
 
     def __init__(
@@ -98,8 +109,10 @@ class Looks(nn.Module):
         adversarial: float = 0.05,
         pixel: float = 0.3,
         layers: tuple[str, ...] = ("relu1_2", "relu2_2", "relu3_3"),
+        precision: str = "float32",
     ) -> None:
         super().__init__()
+        self.precision = precision
         self.perceptual, self.adversarial, self.pixel, self.layers = perceptual, adversarial, pixel, layers
         self.features = VGGFeatures()
         self.decibels = Decibels()
@@ -109,8 +122,8 @@ class Looks(nn.Module):
     def forward(self, images: Tensor, clean: Tensor) -> Tensor:
         """The loss (N,)."""
         with torch.no_grad():
-            wanted = [F.normalize(part, dim=1) for part in self.features(clean, self.layers)]
-        found = [F.normalize(part, dim=1) for part in self.features(images, self.layers)]
+            wanted = self._maps(clean)
+        found = self._maps(images)
         far = sum(
             ((ours - theirs).square().sum(1).mean(dim=(1, 2)) for ours, theirs in zip(found, wanted, strict=True)),
             start=torch.zeros(len(images), device=images.device),
@@ -118,6 +131,16 @@ class Looks(nn.Module):
         self.discriminator.requires_grad_(False)
         looks = -self.discriminator(images).mean(dim=(1, 2, 3))
         return self.perceptual * far + self.adversarial * looks + self.pixel * self.decibels(images, clean)
+
+    def _maps(self, images: Tensor) -> list[Tensor]:
+        """The maps that are compared, of length one at each position."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            maps = self.features(images.contiguous(memory_format=torch.channels_last), self.layers)
+        return [F.normalize(part.float(), dim=1) for part in maps]
+
+    def worth(self, images: Tensor, clean: Tensor) -> Tensor:
+        """The negative LPIPS (N,), through AlexNet: training looks through another network."""
+        return -lpips(images.clamp(0.0, 1.0), clean)
 
     def learn(self, images: Tensor, clean: Tensor) -> None:
         """One step of the discriminator."""
@@ -137,4 +160,15 @@ class Looks(nn.Module):
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-OBJECTIVES: dict[str, type[Decibels] | type[Looks]] = {"psnr": Decibels, "looks": Looks}
+OBJECTIVES = ("looks", "psnr")
+
+
+def build_objective(name: str, precision: str = "float32") -> Decibels | Looks:
+    """An objective by name.
+
+    Raises:
+        UnknownName: if there is none; the message lists those there are.
+    """
+    if name not in OBJECTIVES:
+        raise UnknownName("objective", name, OBJECTIVES)
+    return Decibels() if name == "psnr" else Looks(precision=precision)

@@ -16,7 +16,7 @@ from restoration_env.agents.exact import ExactConfig, ExactProgress, train_exact
 from restoration_env.agents.joint import JointConfig, JointProgress, train_joint
 from restoration_env.agents.lookahead_training import LookaheadConfig, LookaheadProgress, train_lookahead
 from restoration_env.agents.network import UNIT, build_network
-from restoration_env.agents.objectives import OBJECTIVES
+from restoration_env.agents.objectives import OBJECTIVES, build_objective
 from restoration_env.cli import progress_bar
 from restoration_env.devices import find_device, keep_freed_memory
 from restoration_env.errors import InvalidArgument
@@ -146,7 +146,7 @@ _JOINT: dict[str, Any] = {field.name: field.default for field in fields(JointCon
 @click.option("--toolbox", type=click.Choice(list(TOOLBOXES)), default="cnn12-joint", show_default=True)
 @click.option("--start-tools", default="cnn12", show_default=True, help="A toolbox of the same networks, or a folder.")
 @click.option("--start-agent", default="", help="An agent, by name or path; a new one if not given.")
-@click.option("--objective", type=click.Choice(sorted(OBJECTIVES)), default="psnr", show_default=True)
+@click.option("--objective", type=click.Choice(OBJECTIVES), default="psnr", show_default=True)
 @click.option("--iterations", default=_JOINT["iterations"], show_default=True, help="Batches of images.")
 @click.option("--batch", default=_JOINT["batch"], show_default=True, help="Images in each.")
 @click.option("--severity", default=_JOINT["severity"], show_default=True, help="The damage to train on.")
@@ -196,7 +196,7 @@ def joint(
             if progress.validation is not None:
                 bar.update(task, note=_shown(progress.validation))
 
-        aim = OBJECTIVES[objective]().to(where)
+        aim = build_objective(objective, precision).to(where)
         train_joint(
             config,
             tools,

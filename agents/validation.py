@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -24,12 +24,20 @@ def validation_batches(
 
 
 @torch.no_grad()
-def mean_gains(agent: RestorationAgent, held_out: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """The greedy agent's mean gain in dB on each severity."""
-    gains = {}
+def restored(agent: RestorationAgent, held_out: Mapping[str, tuple[Tensor, Tensor]]) -> Iterator[tuple[str, Episodes]]:
+    """For each severity the episodes of the greedy agent, at their end."""
     for name, (clean, damaged) in held_out.items():
         episodes = Episodes(agent.toolbox, max_steps=agent.max_steps)
         episodes.begin(damaged, clean)
         roll_out(agent, episodes)
-        gains[name] = (episodes.psnr - episodes.psnr_initial).mean().item()
-    return gains
+        yield name, episodes
+
+
+def mean_gains(agent: RestorationAgent, held_out: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """The greedy agent's mean gain in dB on each severity."""
+    return {name: mean_gain(episodes) for name, episodes in restored(agent, held_out)}
+
+
+def mean_gain(episodes: Episodes) -> float:
+    """The mean gain in dB."""
+    return (episodes.psnr - episodes.psnr_initial).mean().item()
