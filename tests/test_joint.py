@@ -120,6 +120,22 @@ def test_the_agent_learns_from_the_same_batches():
     assert any((a != b).any() for a, b in zip(before, run.network.parameters(), strict=True))
 
 
+def test_what_is_kept_is_the_best_in_what_the_tools_are_trained_for():
+    class Darkness(Decibels):
+        def worth(self, images, clean):
+            return -images.mean(dim=(1, 2, 3)).double()
+
+    run = run_with(chain=0)
+    run.objective = Darkness()
+    held_out = {name: pair() for name in ("mild", "moderate", "severe")}
+    for offset in (0.0, -0.5, 0.1):  # the second is far darker, and far from the clean image
+        run.tools.average["up.offset"].fill_(offset)
+        gains_in_db = run.judge(held_out)
+        assert run.history[-1]["mild"] == pytest.approx(gains_in_db["mild"], abs=1e-4)
+    assert run.best["tools"]["up.offset"] == -0.5
+    assert [row["worth"] for row in run.history].index(max(row["worth"] for row in run.history)) == 1
+
+
 def small(**changes):
     settings = {"iterations": 4, "batch": 2, "agent_sample": 2, "memory": 32, "evaluate_every": 2}
     return JointConfig(**{**settings, "validation_images": 2, "max_steps": 2, **changes})
