@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from restoration_env.errors import UnknownName, check_at_least
 
 State = tuple[Tensor, Tensor]
+_PART = 32  # images that a processor looks at together: what it needs on the way stays in its cache
 UNIT = 10.0  # dB of one unit of what training predicts; values near one keep the memory out of saturation
 
 
@@ -65,6 +66,11 @@ class ToolchainNetwork(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Images, uint8 or float in [0, 1] (N, 3, H, W), to features (N, 32)."""
+        if self.training or torch.is_grad_enabled() or images.device.type != "cpu":
+            return self._features(images)
+        return torch.cat([self._features(few) for few in images.split(_PART)])
+
+    def _features(self, images: Tensor) -> Tensor:
         x = images.float() / 255.0 if images.dtype == torch.uint8 else images
         x = x.contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
@@ -188,8 +194,7 @@ class StatisticsNetwork(ToolchainNetwork):
             first = self.convs[0].get_parameter("weight")
             first.sub_(first.mean(dim=(1, 2, 3), keepdim=True))
 
-    def features(self, images: Tensor) -> Tensor:
-        """Images, uint8 or float in [0, 1] (N, 3, H, W), to features (N, 32)."""
+    def _features(self, images: Tensor) -> Tensor:
         x = images.float() / 255.0 if images.dtype == torch.uint8 else images
         x = x.contiguous(memory_format=torch.channels_last)
         for conv, norm in zip(self.convs, self.norms, strict=True):
