@@ -24,6 +24,7 @@ from restoration_env.benchmarks.suites import SUITES, build_suite
 from restoration_env.benchmarks.validate import InvalidSubmission, add_to_board, check_suites
 from restoration_env.benchmarks.validate import validate as recompute
 from restoration_env.cli import progress_bar
+from restoration_env.devices import keep_freed_memory
 from restoration_env.files import write_json
 from restoration_env.provenance import provenance
 
@@ -135,6 +136,7 @@ def run(
     What has been measured is kept in the store: a run that was interrupted goes on, and ends with the same table.
     """
     torch.set_num_threads(threads)
+    keep_freed_memory()
     protocol, sources = given(settings)
     names = entries or entry_names(sources)
     made = provenance(command_line("run", protocol, sources, entries))

@@ -32,6 +32,7 @@ from restoration_env.benchmarks.ray_jobs import ray_cluster
 from restoration_env.benchmarks.report import pareto, write_report
 from restoration_env.benchmarks.scenes import damaged_scenes, real_scenes, strips
 from restoration_env.cli import progress_bar
+from restoration_env.devices import keep_freed_memory
 from restoration_env.errors import InvalidArgument
 from restoration_env.files import replacing, write_json
 from restoration_env.provenance import provenance
@@ -111,6 +112,7 @@ def paper(
     steps, real photographs, and the web page. What the store holds is not measured again.
     """
     torch.set_num_threads(threads)
+    keep_freed_memory()
     protocol, sources = given(settings)
     names = entries or entry_names(sources)
     joint = joint or next((name for name in agent_names() if name.endswith("joint")), "")
