@@ -54,6 +54,25 @@ def before_and_after(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def looks_table(result: dict[str, Any]) -> str:
+    """Gain and LPIPS of each policy, and its mean LPIPS against that of the first with tools, as Markdown."""
+    suites = result["suites"]
+    lines = [
+        "| PSNR gain in dB, LPIPS | tools | " + " | ".join(suites) + " | mean gain | mean LPIPS |",
+        "|---|---|" + "---|" * (len(suites) + 2),
+    ]
+    reference = 0.0
+    for rows in zip(*(suite["rows"] for suite in suites.values()), strict=True):
+        gain, lpips = (sum(row[key] for row in rows) / len(rows) for key in ("gain", "lpips"))
+        is_input = rows[0]["policy"] == "input"
+        reference = reference or (0.0 if is_input else lpips)
+        cells = [f"{row['gain']:+.2f}, {row['lpips']:.3f}" for row in rows]
+        change = f" ({lpips / reference - 1.0:+.0%})" if reference and lpips != reference else ""
+        tools = "" if is_input else rows[0]["toolbox"]
+        lines.append(f"| {rows[0]['policy']} | {tools} | {' | '.join(cells)} | {gain:+.2f} | {lpips:.3f}{change} |")
+    return "\n".join(lines)
+
+
 def tools_table(result: dict[str, Any]) -> str:
     """Each tool's gain on its own band, ours and the published one's, as Markdown."""
     boxes = result["toolboxes"]
@@ -183,6 +202,7 @@ _TABLES: dict[str, Callable[[], str]] = {
         for name, draw in (
             ("gain_matrix", tools_table),
             ("chains", before_and_after),
+            ("looks", looks_table),
             ("chains_gains", tools_table),
             ("segmenter", segmenter_table),
             ("sft_comparison", super_resolution_table),
