@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from restoration_env.errors import UnknownName
 from restoration_env.metrics import psnr
-from restoration_env.perceptual import VGGFeatures, lpips
+from restoration_env.perceptual import LPIPS, lpips
 
 ENOUGH = 1e-5  # a mean squared error (50 dB) below which nothing is left to restore
 
@@ -92,51 +92,33 @@ class Discriminator(nn.Module):
 class Looks(nn.Module):
     """Perceptual, adversarial and pixel loss together: the future work that RL-Restore's Section 6 names.
 
-    The perceptual part compares maps of VGG16 scaled to length one at each position; the adversarial part is a
-    hinge loss against a discriminator of regions that learns alongside; the pixel part is the PSNR.
+    The perceptual part is LPIPS through VGG16; the adversarial part is a hinge loss against a discriminator of regions
+    that learns alongside; the pixel part is the PSNR.
 
     Args:
         perceptual: weight of the perceptual part.
         adversarial: weight of the adversarial part.
         pixel: weight of a dB.
-        layers: the maps compared.
         precision: of VGG16, "float32" or "bfloat16".
     """
 
     def __init__(
-        self,
-        perceptual: float = 10.0,
-        adversarial: float = 0.05,
-        pixel: float = 0.3,
-        layers: tuple[str, ...] = ("relu1_2", "relu2_2", "relu3_3"),
-        precision: str = "float32",
+        self, perceptual: float = 10.0, adversarial: float = 0.1, pixel: float = 0.05, precision: str = "float32"
     ) -> None:
         super().__init__()
-        self.precision = precision
-        self.perceptual, self.adversarial, self.pixel, self.layers = perceptual, adversarial, pixel, layers
-        self.features = VGGFeatures()
+        self.perceptual, self.adversarial, self.pixel, self.precision = perceptual, adversarial, pixel, precision
+        self.distance = LPIPS("vgg")
         self.decibels = Decibels()
         self.discriminator = Discriminator()
         self.optimizer = torch.optim.Adam(self.discriminator.parameters(), 2e-4, betas=(0.5, 0.99))
 
     def forward(self, images: Tensor, clean: Tensor) -> Tensor:
         """The loss (N,)."""
-        with torch.no_grad():
-            wanted = self._maps(clean)
-        found = self._maps(images)
-        far = sum(
-            ((ours - theirs).square().sum(1).mean(dim=(1, 2)) for ours, theirs in zip(found, wanted, strict=True)),
-            start=torch.zeros(len(images), device=images.device),
-        )
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            far = self.distance(*(part.contiguous(memory_format=torch.channels_last) for part in (images, clean)))
         self.discriminator.requires_grad_(False)
         looks = -self.discriminator(images).mean(dim=(1, 2, 3))
-        return self.perceptual * far + self.adversarial * looks + self.pixel * self.decibels(images, clean)
-
-    def _maps(self, images: Tensor) -> list[Tensor]:
-        """The maps that are compared, of length one at each position."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            maps = self.features(images.contiguous(memory_format=torch.channels_last), self.layers)
-        return [F.normalize(part.float(), dim=1) for part in maps]
+        return self.perceptual * far.float() + self.adversarial * looks + self.pixel * self.decibels(images, clean)
 
     def worth(self, images: Tensor, clean: Tensor) -> Tensor:
         """The negative LPIPS (N,), through AlexNet: training looks through another network."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _TOOLBOXES = {
     "cnn12": "restoration_env.tools.catalogue:cnn12",
     "cnn12-joint": "restoration_env.tools.catalogue:cnn12_joint",
+    "cnn12-gan": "restoration_env.tools.catalogue:cnn12_gan",
     "classical": "restoration_env.tools.classical:classical",
 }
 _TOOLS: dict[str, str] = {}

@@ -10,11 +10,13 @@ from restoration_env.agents.agent import load_agent
 from restoration_env.agents.joint import JointConfig, JointRun, train_joint
 from restoration_env.agents.network import ToolchainNetwork
 from restoration_env.agents.objectives import Decibels, Discriminator
+from restoration_env.agents.validation import mean_gain, restored, validation_batches
 from restoration_env.distortions import band
 from restoration_env.errors import InvalidArgument, TrainingDiverged
 from restoration_env.files import load_checkpoint, read_weights
 from restoration_env.images import load_images
-from restoration_env.registry import register_toolbox
+from restoration_env.perceptual import lpips
+from restoration_env.registry import load_toolbox, register_toolbox
 from restoration_env.toolbox import Tool, Toolbox
 
 SIDE = 24
@@ -216,3 +218,15 @@ def always_up():
 
 def test_the_discriminator_judges_regions():
     assert Discriminator(8)(torch.rand(2, 3, 64, 48)).shape == (2, 1, 8, 6)
+
+
+def test_the_tools_trained_for_looks_look_better_and_lose_less_than_a_decibel(photos):
+    held_out = validation_batches(photos[1], 16, 63, "cpu", "any")
+    lpips_of, db_of = {}, {}
+    for name in ("cnn12-joint", "cnn12-gan"):
+        agent = load_agent("toolchain-joint", toolbox=load_toolbox(name))
+        ends = [episodes for _, episodes in restored(agent, held_out)]
+        lpips_of[name] = sum(lpips(e.images.clamp(0.0, 1.0), e.clean).mean().item() for e in ends)
+        db_of[name] = sum(mean_gain(e) for e in ends) / len(ends)
+    assert lpips_of["cnn12-gan"] < 0.9 * lpips_of["cnn12-joint"]
+    assert db_of["cnn12-gan"] > db_of["cnn12-joint"] - 1.0

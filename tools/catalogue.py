@@ -173,3 +173,8 @@ def cnn12(*, device: torch.device | str = "cpu", precision: str = "float32") -> 
 def cnn12_joint(*, device: torch.device | str = "cpu", precision: str = "float32") -> Toolbox:
     """The published networks, trained through whole toolchains."""
     return cnn_toolbox("cnn12-joint", device=device, precision=precision)
+
+
+def cnn12_gan(*, device: torch.device | str = "cpu", precision: str = "float32") -> Toolbox:
+    """The same networks, trained on from `cnn12_joint` for how images look, for inference."""
+    return cnn_toolbox("cnn12-gan", device=device, precision=precision)
