@@ -212,7 +212,8 @@ def load_agent(
     """A trained agent with its toolbox.
 
     Args:
-        name: an agent that ships in the package, or the path of a safetensors file with its card.
+        name: an agent that ships in the package, or the path of a safetensors file with its card; with ``@TOOLBOX``
+            after it, to play with other tools.
         device: where it computes: "cpu", "cuda", "cuda:N" or "auto".
         precision: of the tools, "float32" or "bfloat16", with OpenVINO also "int8".
         backend: what computes the tools, "torch" or "openvino".
@@ -223,6 +224,9 @@ def load_agent(
         InvalidArgument: if the weights are damaged or were trained for another number of actions.
     """
     where = find_device(device)
+    agent, at, tools_of = str(name).rpartition("@")
+    if at and (agent in agent_names() or Path(agent).suffix == ".safetensors"):
+        name, toolbox = agent, toolbox or load_toolbox(tools_of, device=where, precision=precision, backend=backend)
     path = Path(name)
     if path.suffix != ".safetensors":
         if str(name) not in agent_names():

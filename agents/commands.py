@@ -32,7 +32,9 @@ _precision = click.option(
 _backend = click.option(
     "--backend", default="torch", show_default=True, help="What computes the tools: torch or openvino."
 )
-_agent = click.option("--agent", default=DEFAULT_AGENT, show_default=True, help="Its name or its weights.")
+_agent = click.option(
+    "--agent", default=DEFAULT_AGENT, show_default=True, help="Its name or its weights; AGENT@TOOLBOX for other tools."
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 

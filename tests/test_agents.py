@@ -11,7 +11,7 @@ from restoration_env.agents.network import NETWORKS, ToolchainNetwork, _pad_same
 from restoration_env.agents.policies import FixedChain, RandomPolicy, StopAtOnce, restore_batch
 from restoration_env.agents.replay import EpisodeBatch, EpisodeReplay
 from restoration_env.episodes import Episodes
-from restoration_env.errors import InvalidArgument
+from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.images import load_images
 from restoration_env.toolbox import Tool, Toolbox
 from restoration_env.tools.catalogue import NAMES
@@ -248,3 +248,16 @@ def test_eight_views_judge_an_image_and_its_mirror_image_alike():
     torch.testing.assert_close(values[3], values[4], atol=1e-5, rtol=0)
     torch.testing.assert_close(values[3], values[5], atol=1e-5, rtol=0)
     assert torch.equal(agent.decide((image[0] * 255).to(torch.uint8))[1][0].argmax(), values[3].argmax())
+
+
+def test_an_agent_can_be_named_with_other_tools(tmp_path):
+    own, other = load_agent("toolchain-joint"), load_agent("toolchain-joint@cnn12")
+    assert (own.toolbox.name, other.toolbox.name) == ("cnn12-joint", "cnn12")
+    assert torch.equal(own.network.q.weight, other.network.q.weight)
+    path = tmp_path / "at@home" / "mine.safetensors"  # such a path names no tools
+    path.parent.mkdir()
+    save_agent(path, own, {})
+    assert load_agent(path).toolbox.name == "cnn12-joint"
+    assert load_agent(f"{path}@cnn12").toolbox.name == "cnn12"
+    with pytest.raises(UnknownName, match="toolbox must be one of cnn12"):
+        load_agent("toolchain-joint@none")
