@@ -14,6 +14,7 @@ from restoration_env.rendering import INK, LINE, MUTED, PAPER, Colour
 
 WIDTH, TOP, SIDE, GAP = 1180, 96, 330, 64
 COLOURS: tuple[Colour, ...] = ((32, 92, 150), (176, 96, 22), (22, 120, 70), (186, 52, 42))
+_LEAST = 4.0  # times that an axis spans, so that what hardly changes looks so
 _font = lru_cache(ImageFont.load_default)
 Points = Sequence[Sequence[float]]
 
@@ -94,7 +95,7 @@ def _chart(
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
     low, high = math.log(min(values)), math.log(max(values))
-    margin = max(0.08 * (high - low), 0.1)
+    margin = max(0.08 * (high - low), 0.5 * (math.log(_LEAST) - (high - low)))
     return low - margin, high + margin
 
 
