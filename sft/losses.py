@@ -108,6 +108,12 @@ class PerceptualLoss(nn.Module):
         if self.network is not None and not isinstance(self.network, VGG19Features):
             self.scale /= max(1e-6, self(images, references).item())
 
+    def hold_bfloat16(self) -> None:
+        """Hold the weights as autocast would cast them anew in every step; from now on only called under it."""
+        for parameter in self.parameters():
+            parameter.data = parameter.data.bfloat16()
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
     def forward(self, images: Tensor, references: Tensor) -> Tensor:
         """The loss, a scalar, of float (N, 3, H, W); gradients flow to the images only."""
         if self.network is None:

@@ -256,6 +256,8 @@ class _Judge:
         self.perceptual = PerceptualLoss(config.perceptual, config.perceptual_weights).to(fabric.device)
         first = crops.batch(32, config.seed, 0).to(fabric.device)
         self.perceptual.calibrate(bicubic(first.low, SCALE), first.high)
+        if config.precision == "bfloat16":
+            self.perceptual.hold_bfloat16()
 
     def losses(self, made: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The generator's losses, weighted."""

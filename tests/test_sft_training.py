@@ -224,6 +224,22 @@ def test_the_losses():
     assert PerceptualLoss("none")(images, images) == 0
 
 
+def test_weights_held_in_bfloat16_give_the_loss_and_the_gradient_that_autocast_gives():
+    images, references = torch.rand(2, 2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    found = []
+    for held in (False, True):
+        loss = PerceptualLoss("alex")
+        if held:
+            loss.hold_bfloat16()
+        seen = images.clone().requires_grad_(True)
+        with torch.autocast("cpu", torch.bfloat16):
+            value = loss(seen, references)
+        value.backward()
+        found.append((value.detach(), seen.grad))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-3, atol=0.0)
+    assert torch.allclose(found[0][1], found[1][1], atol=0.01 * float(found[0][1].abs().max()))
+
+
 def test_the_command_trains_the_stages(tmp_path, capsys):
     scenes = write_scenes(tmp_path / "scenes", count=30)
     segmenter = tmp_path / "segmenter.safetensors"
