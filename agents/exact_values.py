@@ -54,10 +54,11 @@ class Step(NamedTuple):
 def near_choice(q: Tensor, explore: float, temperature: float, generator: torch.Generator) -> Tensor:
     """Actions (N,): the best by Q, or in a share ``explore`` one drawn by how good it seems.
 
-    ``temperature`` is in the units of ``q``. A twentieth of the drawn ones are uniform, so that no tool starves.
+    ``temperature`` is in the units of ``q``. A twentieth of the drawn ones are uniform, so that no tool starves. What
+    is of no value at all, minus infinity, is never taken.
     """
-    greedy = q.argmax(1)
-    chances = 0.95 * torch.softmax(q / temperature, 1) + 0.05 / q.shape[1]
+    greedy, possible = q.argmax(1), torch.isfinite(q)
+    chances = 0.95 * torch.softmax(q / temperature, 1) + 0.05 * possible / possible.sum(1, keepdim=True)
     drawn = torch.multinomial(chances.cpu(), 1, generator=generator)[:, 0].to(q.device)
     explores = torch.rand(len(q), generator=generator).to(q.device) < explore
     return torch.where(explores, drawn, greedy)

@@ -57,6 +57,8 @@ class JointConfig:
         temperature: in dB, how near.
         averaging: decay of the average of the tools' weights, which is what is judged and kept.
         earlier: weight of the results of the earlier steps against that of the last.
+        unstopped: images of a batch whose chains take all steps: where an agent stops early, the tools of the last
+            steps have nothing to learn from.
         own: images more in each batch, with damage of one tool's own band and that tool as their chain; the tools
             take turns.
         branched: images of a batch on which all tools are run for the agent, which learns the reward of the chosen
@@ -79,6 +81,7 @@ class JointConfig:
     temperature: float = 0.5
     averaging: float = 0.995
     earlier: float = 0.2
+    unstopped: int = 0
     own: int = 0
     branched: int = 1
     agent_every: int = 2
@@ -92,7 +95,14 @@ class JointConfig:
         recipe(self.severity)
         counts = {name: getattr(self, name) for name in ("iterations", "batch", "max_steps", "evaluate_every")}
         check_at_least(1, **counts, validation_images=self.validation_images)
-        check_at_least(0, own=self.own, branched=self.branched, agent_every=self.agent_every, seed=self.seed)
+        check_at_least(
+            0,
+            unstopped=self.unstopped,
+            own=self.own,
+            branched=self.branched,
+            agent_every=self.agent_every,
+            seed=self.seed,
+        )
 
 
 @dataclass(frozen=True)
@@ -184,6 +194,7 @@ class JointRun:
                 seen = episodes.observation()
                 q, state = self.network(seen["image"], seen["last_action"], state)
             temperature, going = self.config.temperature / self.values.unit, ~episodes.done
+            q[: self.config.unstopped, self.toolbox.stop] = -math.inf
             actions = near_choice(q, self.config.explore, temperature, self.generator)
             if own:
                 actions[-own:] = self.toolbox.stop if step else self.turn()

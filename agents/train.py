@@ -20,11 +20,11 @@ from restoration_env.agents.objectives import OBJECTIVES, build_objective
 from restoration_env.cli import progress_bar
 from restoration_env.devices import find_device, keep_freed_memory
 from restoration_env.errors import InvalidArgument
-from restoration_env.files import read_weights
 from restoration_env.images import load_images
 from restoration_env.provenance import provenance
 from restoration_env.registry import load_toolbox
-from restoration_env.tools.catalogue import CATALOGUE, NAMES, TOOLBOXES, cnn_toolbox, toolbox_specification
+from restoration_env.tools.catalogue import CATALOGUE, TOOLBOXES
+from restoration_env.tools.together import first_tools
 
 _Command = Callable[..., None]
 _CONFIGS: dict[str, type] = {"drqn": DRQNConfig, "exact": ExactConfig, "lookahead": LookaheadConfig}
@@ -155,6 +155,7 @@ _JOINT: dict[str, Any] = {field.name: field.default for field in fields(JointCon
 @click.option("--temperature", default=_JOINT["temperature"], show_default=True, help="In dB, how near.")
 @click.option("--averaging", default=_JOINT["averaging"], show_default=True, help="Decay of the tools' average.")
 @click.option("--earlier", default=_JOINT["earlier"], show_default=True, help="Weight of the earlier steps.")
+@click.option("--unstopped", default=_JOINT["unstopped"], show_default=True, help="Images that may not stop.")
 @click.option("--own", default=_JOINT["own"], show_default=True, help="Images of a tool's own band more in a batch.")
 @click.option("--branched", default=_JOINT["branched"], show_default=True, help="Images a batch for the agent.")
 @click.option("--precision", default="float32", show_default=True, help="Of the tools: float32 or bfloat16.")
@@ -178,9 +179,7 @@ def joint(
     changed = {name: value for name, value in settings.items() if value != _JOINT[name]}
     words = {name: value for name, value in {**words, **changed}.items() if value != ""}
     where, pool, validation, card = _prepare("restoration-env train joint", images, device, threads, precision, words)
-    folder = toolbox_specification(start_tools).folder if start_tools in TOOLBOXES else Path(start_tools)
-    tools = cnn_toolbox(toolbox, folder, device=where, precision=precision)
-    cards = {name: read_weights(folder / f"{name}.safetensors")[1] for name in NAMES}
+    tools, cards = first_tools(toolbox, start_tools, device=where, precision=precision)
     if start_agent:
         network = load_agent(start_agent, toolbox=tools, device=str(where)).network
         network.scale_values(1.0 / UNIT)

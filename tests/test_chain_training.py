@@ -1,6 +1,7 @@
 """Training in toolchains: which chains match which damage, what learns from what, and how a run goes on."""
 
 import math
+import shutil
 
 import pytest
 import torch
@@ -14,8 +15,9 @@ from restoration_env.files import load_checkpoint, read_weights
 from restoration_env.images import load_images
 from restoration_env.registry import load_toolbox
 from restoration_env.toolbox import Tool, Toolbox
-from restoration_env.tools.catalogue import CATALOGUE, NAMES
+from restoration_env.tools.catalogue import CATALOGUE, NAMES, WEIGHTS
 from restoration_env.tools.chain_training import ChainConfig, ChainRun, chain_batch, matching_chains, train_in_chains
+from restoration_env.tools.together import first_tools
 
 STOP = len(NAMES)
 PLAIN = ChainConfig(stronger=0.0, weaker=0.0, shuffled=0.0)
@@ -197,3 +199,27 @@ def test_the_shipped_tools_trained_in_chains_are_better_in_chains():
             episodes.step(actions)
         gains[name] = (episodes.psnr - episodes.psnr_initial).mean().item()
     assert gains["cnn12-joint"] > gains["cnn12"] + 0.1 > 1.0
+
+
+def held(folder, *tools):
+    for tool in tools:
+        for suffix in ("safetensors", "json"):
+            shutil.copy(WEIGHTS / "cnn12" / f"{tool}.{suffix}", folder)
+    return str(folder)
+
+
+def test_one_tool_of_each_network_is_enough_to_begin_with(tmp_path):
+    tools, cards = first_tools("cnn12-joint", held(tmp_path, "denoise-2", "deblur-4", "denoise-4"))
+    assert tools.names == NAMES
+    shipped = load_toolbox("cnn12")
+    for name, begins_as in {"deblur-1": "denoise-2", "deblur-3": "deblur-4", "denoise-4": "denoise-4"}.items():
+        images = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(3))
+        with torch.no_grad():
+            assert torch.equal(tools[name](images), shipped[begins_as](images))
+        assert cards[name]["name"] == name and cards[name]["description"] == shipped[name].description
+        assert cards[name]["sha256"] == read_weights(WEIGHTS / "cnn12" / f"{begins_as}.safetensors")[1]["sha256"]
+
+
+def test_a_network_without_a_tool_is_missed(tmp_path):
+    with pytest.raises(InvalidArgument, match="start must be a toolbox or a folder with a 3-layer tool"):
+        first_tools("cnn12-joint", held(tmp_path, "denoise-4"))

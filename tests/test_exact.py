@@ -90,6 +90,8 @@ def test_near_the_choice():
     assert bool((near_choice(q, 0.0, 0.1, generator) == 1).all())
     counts = torch.bincount(near_choice(q, 1.0, 0.1, generator), minlength=4) / 4000
     assert counts[1] > counts[2] > counts[0] and 0 < counts[3] < 0.05
+    q[:, 3] = -math.inf
+    assert int((near_choice(q, 1.0, 10.0, generator) == 3).sum()) == 0
 
 
 def config(**changes):

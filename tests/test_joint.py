@@ -99,6 +99,12 @@ def test_images_of_a_tools_own_band_are_for_that_tool_alone():
     assert len(run.values.replay) == 4 * 4 + 2, "the agent remembers its own chains, and the branches of two images"
 
 
+def test_images_that_may_not_stop_take_all_steps():
+    run = run_with(chain=3, unstopped=2, explore=0.0)  # an agent that always stops
+    run.step(*pair(count=6))
+    assert int(run.tools.used.sum()) == 2 * 3
+
+
 def test_an_agent_that_stops_trains_nothing():
     run = run_with(chain=3)
     before = parameters(run, "up")

@@ -120,20 +120,23 @@ def toolbox_specification(name: str) -> ToolboxSpec:
     return TOOLBOXES[name]
 
 
-def load_network(name: str, toolbox: str = "cnn12", folder: str | Path | None = None) -> ToolNetwork:
+def load_network(
+    name: str, toolbox: str = "cnn12", folder: str | Path | None = None, weights_of: str = ""
+) -> ToolNetwork:
     """A tool's trained network, in evaluation mode.
 
     Args:
         name: a name of the table.
         toolbox: the toolbox it belongs to.
         folder: holds the weights; those that ship in the package if None.
+        weights_of: the tool whose weights it takes; its own if not given.
 
     Raises:
         InvalidArgument: if the weights are missing, changed, or of another architecture.
     """
     spec = toolbox_specification(toolbox)
     expected = spec.network(name)
-    tensors, card = read_weights(Path(folder or spec.folder) / f"{name}.safetensors")
+    tensors, card = read_weights(Path(folder or spec.folder) / f"{weights_of or name}.safetensors")
     if card["network"] != expected:
         raise InvalidArgument("weights", f"of a {expected} network for {name}", f"a {card['network']} one")
     network = build_network(expected)
@@ -148,9 +151,11 @@ def cnn_tool(
     *,
     device: torch.device | str = "cpu",
     precision: str = "float32",
+    weights_of: str = "",
 ) -> Tool:
     """One of the twelve as a tool, with the trained weights that ship in the package or those in a folder."""
-    network = load_network(name, toolbox, folder).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = load_network(name, toolbox, folder, weights_of).to(device)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Tool(name, specification(name).description, network, network.cost, network.halo, precision, network.grid)
 
 

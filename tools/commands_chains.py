@@ -11,12 +11,12 @@ import torch
 
 from restoration_env.cli import progress_bar
 from restoration_env.devices import find_device, keep_freed_memory
-from restoration_env.files import read_weights
 from restoration_env.images import load_images
 from restoration_env.provenance import provenance
-from restoration_env.tools.catalogue import NAMES, TOOLBOXES, cnn_toolbox, toolbox_specification
+from restoration_env.tools.catalogue import TOOLBOXES
 from restoration_env.tools.chain_training import ChainConfig, ChainProgress, train_in_chains
 from restoration_env.tools.optimizers import OPTIMIZERS
+from restoration_env.tools.together import first_tools
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(ChainConfig)}
 
@@ -60,9 +60,7 @@ def chains(
         "data": f"{Path(images).name}: {len(pool)} images train, {len(validation)} validate",
         **provenance(command + (" --separately" if separately else ""), where),
     }
-    folder = toolbox_specification(start_tools).folder if start_tools in TOOLBOXES else Path(start_tools)
-    tools = cnn_toolbox(toolbox, folder, device=where, precision=precision)
-    cards = {name: read_weights(folder / f"{name}.safetensors")[1] for name in NAMES}
+    tools, cards = first_tools(toolbox, start_tools, device=where, precision=precision)
     with progress_bar() as bar:
         task = bar.add_task(toolbox, total=settings["iterations"], note="")
 

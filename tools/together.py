@@ -11,13 +11,45 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from restoration_env.errors import TrainingDiverged
-from restoration_env.files import save_weights
+from restoration_env.errors import InvalidArgument, TrainingDiverged
+from restoration_env.files import read_weights, save_weights
 from restoration_env.toolbox import Toolbox
+from restoration_env.tools.catalogue import NAMES, TOOLBOXES, cnn_tool, toolbox_specification
 from restoration_env.tools.optimizers import ToolOptimizer
 
 _CARRIED = ("name", "description", "network", "parameters", "licence")  # of a tool's card, whatever it learns
 _ORIGIN = ("sha256", "command", "commit", "seconds", "training", "started_from")
+
+
+def first_tools(
+    toolbox: str, start: str, *, device: torch.device | str = "cpu", precision: str = "float32"
+) -> tuple[Toolbox, dict[str, dict[str, Any]]]:
+    """Tools to train on, with the weights that another toolbox has or a folder holds, and the cards of these.
+
+    A folder needs one tool of each network: those that it lacks begin with the weights of the first that has theirs.
+
+    Args:
+        toolbox: the toolbox to be trained.
+        start: a toolbox of the same networks, by name, or a folder.
+        device: of the tools.
+        precision: of the tools.
+
+    Raises:
+        InvalidArgument: if a folder holds no tool of a network that is needed.
+    """
+    spec = toolbox_specification(toolbox)
+    folder = toolbox_specification(start).folder if start in TOOLBOXES else Path(start)
+    held = {name: folder / f"{name}.safetensors" for name in NAMES if (folder / f"{name}.safetensors").exists()}
+    cards = {name: read_weights(path)[1] for name, path in held.items()}
+    tools, chosen = [], {}
+    for name in NAMES:
+        fit = [other for other in cards if cards[other]["network"] == spec.network(name)]
+        if not fit and name not in cards:
+            raise InvalidArgument("start", f"a toolbox or a folder with a {spec.network(name)} tool", repr(start))
+        of = name if name in cards else fit[0]
+        tools.append(cnn_tool(name, toolbox, folder, device=device, precision=precision, weights_of=of))
+        chosen[name] = {**cards[of], "name": name, "description": tools[-1].description}
+    return Toolbox(toolbox, tools), chosen
 
 
 class ToolsTogether:
