@@ -32,12 +32,13 @@ from restoration_env.agents.objectives import Decibels, Objective
 from restoration_env.agents.validation import mean_gain, restored, validation_batches
 from restoration_env.distortions import SEVERITY_RANGES, Recipe, recipe
 from restoration_env.episodes import Episodes
-from restoration_env.errors import InvalidArgument, check_at_least
+from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
 from restoration_env.files import check_same_configuration
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.runs import resumed
 from restoration_env.schedules import cosine
 from restoration_env.toolbox import Toolbox
+from restoration_env.tools.optimizers import OPTIMIZERS
 from restoration_env.tools.together import ToolsTogether, copied
 from restoration_env.turning import turned
 
@@ -52,6 +53,8 @@ class JointConfig:
         severity: the damage to train on.
         max_steps: actions of an episode.
         learning_rate: of the tools, at the peak of a cosine schedule.
+        optimizer: of the tools, "adamw" or "muon" (`restoration_env.tools.optimizers`).
+        muon_rate: Muon's learning rate at the peak.
         agent_learning_rate: of the agent, at the peak of the same.
         explore: share of actions drawn near the agent's choice instead of taking it.
         temperature: in dB, how near.
@@ -76,6 +79,8 @@ class JointConfig:
     severity: str = "every"
     max_steps: int = 3
     learning_rate: float = 3e-4
+    optimizer: str = "adamw"
+    muon_rate: float = 2e-3
     agent_learning_rate: float = 5e-4
     explore: float = 0.2
     temperature: float = 0.5
@@ -93,6 +98,8 @@ class JointConfig:
 
     def __post_init__(self) -> None:
         recipe(self.severity)
+        if self.optimizer not in OPTIMIZERS:
+            raise UnknownName("optimizer", self.optimizer, OPTIMIZERS)
         counts = {name: getattr(self, name) for name in ("iterations", "batch", "max_steps", "evaluate_every")}
         check_at_least(1, **counts, validation_images=self.validation_images)
         check_at_least(
@@ -137,7 +144,8 @@ class JointRun:
     ) -> None:
         self.config, self.toolbox, self.device = config, toolbox, torch.device(device)
         self.objective = objective or Decibels()
-        self.tools = ToolsTogether(toolbox, config.averaging, config.learning_rate)
+        rates = config.learning_rate, config.optimizer, config.muon_rate
+        self.tools = ToolsTogether(toolbox, config.averaging, *rates)
         self.network = network.requires_grad_(True)
         self.values = ExactValues(
             network,

@@ -24,6 +24,7 @@ from restoration_env.images import load_images
 from restoration_env.provenance import provenance
 from restoration_env.registry import load_toolbox
 from restoration_env.tools.catalogue import CATALOGUE, TOOLBOXES
+from restoration_env.tools.optimizers import OPTIMIZERS
 from restoration_env.tools.together import first_tools
 
 _Command = Callable[..., None]
@@ -151,6 +152,9 @@ _JOINT: dict[str, Any] = {field.name: field.default for field in fields(JointCon
 @click.option("--batch", default=_JOINT["batch"], show_default=True, help="Images in each.")
 @click.option("--severity", default=_JOINT["severity"], show_default=True, help="The damage to train on.")
 @click.option("--learning-rate", default=_JOINT["learning_rate"], show_default=True, help="Of the tools, at its peak.")
+@click.option("--optimizer", type=click.Choice(OPTIMIZERS), default=_JOINT["optimizer"], show_default=True)
+@click.option("--muon-rate", default=_JOINT["muon_rate"], show_default=True, help="Learning rate of Muon.")
+@click.option("--tied/--apart", default=False, show_default=True, help="Are tools of the same network one?")
 @click.option("--explore", default=_JOINT["explore"], show_default=True, help="Share of actions near the choice.")
 @click.option("--temperature", default=_JOINT["temperature"], show_default=True, help="In dB, how near.")
 @click.option("--averaging", default=_JOINT["averaging"], show_default=True, help="Decay of the tools' average.")
@@ -166,6 +170,7 @@ def joint(
     start_tools: str,
     start_agent: str,
     objective: str,
+    tied: bool,
     precision: str,
     device: str,
     threads: int,
@@ -176,10 +181,11 @@ def joint(
     A killed run goes on where it stopped.
     """
     words = {"toolbox": toolbox, "start_tools": start_tools, "start_agent": start_agent, "objective": objective}
+    words |= {"tied": True} if tied else {}
     changed = {name: value for name, value in settings.items() if value != _JOINT[name]}
     words = {name: value for name, value in {**words, **changed}.items() if value != ""}
     where, pool, validation, card = _prepare("restoration-env train joint", images, device, threads, precision, words)
-    tools, cards = first_tools(toolbox, start_tools, device=where, precision=precision)
+    tools, cards = first_tools(toolbox, start_tools, tied=tied, device=where, precision=precision)
     if start_agent:
         network = load_agent(start_agent, toolbox=tools, device=str(where)).network
         network.scale_values(1.0 / UNIT)

@@ -220,6 +220,13 @@ def test_one_tool_of_each_network_is_enough_to_begin_with(tmp_path):
         assert cards[name]["sha256"] == read_weights(WEIGHTS / "cnn12" / f"{begins_as}.safetensors")[1]["sha256"]
 
 
+def test_tied_tools_are_one_network_under_all_its_names(tmp_path):
+    tools, _ = first_tools("cnn12-joint", held(tmp_path, "denoise-2", "deblur-4", "denoise-4"), tied=True)
+    networks = {tool.name: tool.function for tool in tools}
+    assert len({id(network) for network in networks.values()}) == 2
+    assert networks["denoise-4"] is networks["deblur-4"] and networks["deblur-1"] is networks["dejpeg-2"]
+
+
 def test_a_network_without_a_tool_is_missed(tmp_path):
     with pytest.raises(InvalidArgument, match="start must be a toolbox or a folder with a 3-layer tool"):
         first_tools("cnn12-joint", held(tmp_path, "denoise-4"))

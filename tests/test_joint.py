@@ -18,6 +18,7 @@ from restoration_env.images import load_images
 from restoration_env.perceptual import lpips
 from restoration_env.registry import load_toolbox, register_toolbox
 from restoration_env.toolbox import Tool, Toolbox
+from restoration_env.tools.together import ToolsTogether
 
 SIDE = 24
 
@@ -97,6 +98,20 @@ def test_images_of_a_tools_own_band_are_for_that_tool_alone():
         assert gain == 0.0, "the gain is that of the agent's chains"
     assert uses == [[2, 0, 0], [0, 2, 0], [0, 0, 2], [2, 0, 0]]
     assert len(run.values.replay) == 4 * 4 + 2, "the agent remembers its own chains, and the branches of two images"
+
+
+def test_tools_with_one_network_learn_as_one():
+    one, other = Gain(1.02), Gain(1.02)
+    together = ToolsTogether(
+        Toolbox("three", [Tool(n, "", f) for n, f in (("a", one), ("b", one), ("c", other))]), 0, 0.1
+    )
+    images = torch.full((4, 3, 8, 8), 0.5)
+    loss = (one(one(images)) - images).square().mean() + (other(images) - images).square().mean()
+    together.descend(loss, torch.tensor([[0, 1, -1]] * 3 + [[2, -1, -1]]), 1.0)
+    assert together.used.tolist() == [3, 3, 1] and set(together.shared) == {"a", "c"}
+    assert together.networks["a"] is together.networks["b"] and one.factor != 1.02 and other.factor != 1.02
+    again = ToolsTogether(Toolbox("three", [Tool(n, "", f) for n, f in (("a", Gain(1.0)), ("b", Gain(1.0)))]), 0, 0.1)
+    assert set(again.shared) == {"a", "b"}  # equal is not the same
 
 
 def test_images_that_may_not_stop_take_all_steps():

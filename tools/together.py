@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from restoration_env.errors import InvalidArgument, TrainingDiverged
 from restoration_env.files import read_weights, save_weights
-from restoration_env.toolbox import Toolbox
+from restoration_env.toolbox import Tool, Toolbox
 from restoration_env.tools.catalogue import NAMES, TOOLBOXES, cnn_tool, toolbox_specification
 from restoration_env.tools.optimizers import ToolOptimizer
 
@@ -22,7 +23,7 @@ _ORIGIN = ("sha256", "command", "commit", "seconds", "training", "started_from")
 
 
 def first_tools(
-    toolbox: str, start: str, *, device: torch.device | str = "cpu", precision: str = "float32"
+    toolbox: str, start: str, *, tied: bool = False, device: torch.device | str = "cpu", precision: str = "float32"
 ) -> tuple[Toolbox, dict[str, dict[str, Any]]]:
     """Tools to train on, with the weights that another toolbox has or a folder holds, and the cards of these.
 
@@ -31,6 +32,7 @@ def first_tools(
     Args:
         toolbox: the toolbox to be trained.
         start: a toolbox of the same networks, by name, or a folder.
+        tied: tools of the same network are one: the first that is held, under all their names.
         device: of the tools.
         precision: of the tools.
 
@@ -41,14 +43,19 @@ def first_tools(
     folder = toolbox_specification(start).folder if start in TOOLBOXES else Path(start)
     held = {name: folder / f"{name}.safetensors" for name in NAMES if (folder / f"{name}.safetensors").exists()}
     cards = {name: read_weights(path)[1] for name, path in held.items()}
-    tools, chosen = [], {}
+    tools: list[Tool] = []
+    chosen: dict[str, dict[str, Any]] = {}
+    one: dict[str, Tool] = {}
     for name in NAMES:
         fit = [other for other in cards if cards[other]["network"] == spec.network(name)]
         if not fit and name not in cards:
             raise InvalidArgument("start", f"a toolbox or a folder with a {spec.network(name)} tool", repr(start))
-        of = name if name in cards else fit[0]
-        tools.append(cnn_tool(name, toolbox, folder, device=device, precision=precision, weights_of=of))
-        chosen[name] = {**cards[of], "name": name, "description": tools[-1].description}
+        of = name if name in cards and not (tied and fit) else fit[0]
+        tool = cnn_tool(name, toolbox, folder, device=device, precision=precision, weights_of=of)
+        if tied:
+            tool = replace(tool, function=one.setdefault(of, tool).function)
+        tools.append(tool)
+        chosen[name] = {**cards[of], "name": name, "description": tool.description}
     return Toolbox(toolbox, tools), chosen
 
 
@@ -56,7 +63,8 @@ class ToolsTogether:
     """The tools of a toolbox in training; the averages of their weights are what is judged and kept.
 
     Args:
-        toolbox: tools whose functions are networks (`torch.nn.Module`); trained in place.
+        toolbox: tools whose functions are networks (`torch.nn.Module`), trained in place. Tools with the same one
+            learn as one.
         averaging: decay of the average of the weights.
         learning_rate: of AdamW, at the peak.
         optimizer: "adamw" or "muon".
@@ -64,6 +72,7 @@ class ToolsTogether:
 
     Attributes:
         networks: the networks by the tools' names.
+        shared: the numbers of the tools that share a network, by the name of the first.
         average: the averages of all their weights.
         used: int64 (tools,), how often each tool took part.
     """
@@ -79,7 +88,13 @@ class ToolsTogether:
         self.averaging, self.steps = averaging, 0
         self.networks = nn.ModuleDict({tool.name: cast("nn.Module", tool.function) for tool in toolbox})
         self.networks.requires_grad_(True)
-        self.optimizers = {n: ToolOptimizer(t, optimizer, learning_rate, muon_rate) for n, t in self.networks.items()}
+        sharing: dict[int, list[int]] = {}
+        for number, network in enumerate(self.networks.values()):
+            sharing.setdefault(id(network), []).append(number)
+        self.shared = {toolbox.names[numbers[0]]: numbers for numbers in sharing.values()}
+        self.optimizers = {
+            name: ToolOptimizer(self.networks[name], optimizer, learning_rate, muon_rate) for name in self.shared
+        }
         self.used = torch.zeros(len(toolbox), dtype=torch.long)
         self.average = copied(self.networks.state_dict())
 
@@ -104,7 +119,8 @@ class ToolsTogether:
         taken = toolchains[(toolchains >= 0) & (toolchains < len(self.used))]
         uses = torch.bincount(taken.flatten(), minlength=len(self.used)).cpu()
         self.used += uses
-        for (name, network), count in zip(self.networks.items(), uses.tolist(), strict=True):
+        for name, numbers in self.shared.items():
+            count, network = int(uses[numbers].sum()), self.networks[name]
             if not count:
                 continue
             for parameter in network.parameters():
