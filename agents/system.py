@@ -27,6 +27,7 @@ from restoration_env.provenance import provenance
 from restoration_env.tools.catalogue import NAMES, TOOLBOXES, cnn_toolbox
 from restoration_env.tools.chain_training import ChainConfig, train_in_chains
 from restoration_env.tools.lessons import RECIPES, lessons, lessons_done
+from restoration_env.tools.together import first_tools
 from restoration_env.tools.training import Progress, train_tool
 
 Tell = Callable[[str, int, int, str], None]  # stage, done, total, note
@@ -101,14 +102,16 @@ def train_system(
         title = f"tool {config.tool} (lesson {number} of those left)"
         train_tool(config, train, validation, folder / "tools", report=partial(_tell_tool, tell, title), **more)
     if not (folder / "chains" / f"{NAMES[-1]}.safetensors").exists():
+        tied = alone == "cnn12-modern"  # whose tools begin as one of each network
+        tools, cards = first_tools(toolbox, str(folder / "tools"), tied=tied, device=device)
         train_in_chains(
             ChainConfig(iterations=budget.chains, batch=budget.chain_batch, seed=seed),
-            cnn_toolbox(toolbox, folder / "tools", device=device),
+            tools,
             train,
             validation,
             folder / "chains",
             report=lambda p: tell("chains", p.iteration, p.iterations, _gains(p.validation)),
-            cards=_cards(folder / "tools"),
+            cards=cards,
             **more,
         )
     first, last = folder / "agent.safetensors", folder / "toolchain.safetensors"

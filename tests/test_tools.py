@@ -18,6 +18,7 @@ from restoration_env.tools.catalogue import (
     WEIGHTS,
     load_network,
     specification,
+    toolbox_specification,
 )
 from restoration_env.tools.lessons import lessons
 from restoration_env.tools.networks import NETWORKS, build_network
@@ -234,6 +235,13 @@ def test_the_recipe_trains_all_twelve_and_starts_only_from_what_is_trained_befor
         assert config.start in done
         done.add(config.tool)
     assert done == {"", *NAMES}
+
+
+def test_of_the_modern_networks_one_of_each_is_trained_alone():
+    box = toolbox_specification("cnn12-modern")
+    assert {box.network(config.tool) for config in lessons(NAMES, "cnn12-modern")} == {"modern-small", "modern-large"}
+    with pytest.raises(InvalidArgument, match="trained alone, denoise-4, denoise-2.*deblur-1"):
+        lessons(["deblur-1"], "cnn12-modern")
 
 
 def test_training_damage_is_the_own_band_with_slight_damage_of_the_other_kinds():

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from restoration_env.errors import UnknownName
+from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.tools.catalogue import specification
 from restoration_env.tools.training import TrainingConfig
 
@@ -25,6 +25,7 @@ class Lesson:
     slight_noise: float = 8.0
     slight_quality: float = 50.0
     damage: str = ""
+    optimizer: str = "adamw"
 
 
 # In the order of training. Neighbours share what they know of images, so a tool that starts from another needs
@@ -59,20 +60,10 @@ RECIPE = (
     ),
 )
 
-# The modern networks learn what images are like once for each size, from damage of every kind; then each tool
-# learns its band, with strong further damage, and joint training (restoration_env.agents.joint) does the rest.
-_LARGE = ("denoise-4", "deblur-3", "deblur-4", "denoise-3", "dejpeg-3", "dejpeg-4")
-_SMALL = ("denoise-2", "deblur-1", "deblur-2", "denoise-1", "dejpeg-1", "dejpeg-2")
+# The modern networks learn what images are like once for each size, from damage of every kind. All tools begin there,
+# and learn what is their own in toolchains (restoration_env.tools.together.first_tools).
 MODERN_RECIPE = tuple(
-    lesson
-    for first, *others in (_LARGE, _SMALL)
-    for lesson in (
-        Lesson(first, "", 2e-3, 2000, damage="every"),
-        *(
-            Lesson(tool, first, 6e-4, 300, slight_blur=2.0, slight_noise=20.0, slight_quality=20.0)
-            for tool in (*others, first)
-        ),
-    )
+    Lesson(tool, "", 2e-3, 7000, damage="every", optimizer="muon") for tool in ("denoise-4", "denoise-2")
 )
 RECIPES = {"cnn12": RECIPE, "cnn12-modern": MODERN_RECIPE}
 
@@ -88,11 +79,15 @@ def lessons(tools: Sequence[str], toolbox: str = "cnn12", times: float = 1.0, **
 
     Raises:
         UnknownName: for an unknown tool, or a toolbox whose tools are not trained alone.
+        InvalidArgument: if none of the tools is trained alone.
     """
     if toolbox not in RECIPES:
         raise UnknownName("toolbox of tools trained alone", toolbox, RECIPES)
     names = {specification(name).name for name in tools}
     rows = [asdict(lesson) for lesson in RECIPES[toolbox] if lesson.tool in names]
+    if not rows:
+        alone = ", ".join(dict.fromkeys(lesson.tool for lesson in RECIPES[toolbox]))
+        raise InvalidArgument("tools", f"among those of {toolbox} that are trained alone, {alone}", ", ".join(tools))
     for row in rows:
         row["iterations"] = max(1, round(row["iterations"] * times))
     return [TrainingConfig(**{**row, "toolbox": toolbox, **changes}) for row in rows]
