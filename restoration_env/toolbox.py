@@ -83,6 +83,9 @@ class Toolbox:
         self.names = tuple(tool.name for tool in tools)
         self.stop = len(self.tools)
         self._stack: Any = None
+        first: dict[Any, int] = {}  # tools that are one network learn together
+        alike = [first.setdefault((id(t.function), t.precision, t.backend), k) for k, t in enumerate(self.tools)]
+        self._alike = torch.tensor([*alike, self.stop]) if len(first) < len(self.tools) else None
         if not self.tools or len(set(self.names)) < len(self.names) or "stop" in self.names:
             expected = "at least one tool, no two of the same name, none named 'stop'"
             raise InvalidArgument("tools", expected, self.names)
@@ -147,6 +150,8 @@ class Toolbox:
         def piece(tool: Tool, rows: Tensor) -> None:
             result.index_copy_(0, rows, tool(images.index_select(0, rows)).to(result.dtype))
 
+        if training and self._alike is not None:
+            actions = self._alike.to(actions.device)[actions.long()]
         order = torch.argsort(actions, stable=True)
         counts = torch.bincount(actions, minlength=self.stop + 1).tolist()
         *rows, stopped = devices.to_device(order, images.device).split(counts)

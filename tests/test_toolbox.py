@@ -30,6 +30,22 @@ def test_a_batch_equals_one_at_a_time(chosen: list[int]) -> None:
     assert torch.equal(alone, expected)
 
 
+def test_in_training_tools_of_one_network_get_their_images_together() -> None:
+    seen = []
+
+    def counted(x: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x))
+        return x + 0.1
+
+    box = Toolbox("twins", (Tool("one", "", counted), SQUARE, Tool("two", "", counted)))
+    batch, actions = images(6), torch.tensor([0, 2, 3, 1, 2, 0], dtype=torch.uint8)
+    expected = torch.stack([batch[i] + 0.1 if i in (0, 1, 4, 5) else batch[i] for i in range(6)])
+    expected[3] = batch[3] * batch[3]
+    assert torch.equal(box.apply(batch, actions), expected) and seen == [4]
+    with torch.no_grad():
+        assert torch.equal(box.apply(batch, actions), expected)
+
+
 def test_many_images_of_one_tool_are_all_changed() -> None:
     batch = images(100)
     assert torch.equal(BOX.apply(batch, torch.zeros(100, dtype=torch.long)), batch + 0.1)
