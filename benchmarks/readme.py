@@ -10,6 +10,7 @@ from typing import Any
 from restoration_env.agents.system import BUDGETS, Budget
 from restoration_env.benchmarks.board import RESULTS, markdown, read_board, read_result
 from restoration_env.benchmarks.leaderboard import PATCH_SUITES
+from restoration_env.benchmarks.magnitudes import magnitudes_table
 from restoration_env.benchmarks.training_cost import Stage, toolbox_stages
 from restoration_env.files import replacing
 
@@ -203,6 +204,7 @@ _TABLES: dict[str, Callable[[], str]] = {
             ("gain_matrix", tools_table),
             ("chains", before_and_after),
             ("looks", looks_table),
+            ("magnitudes", magnitudes_table),
             ("chains_gains", tools_table),
             ("segmenter", segmenter_table),
             ("sft_comparison", super_resolution_table),

@@ -77,6 +77,10 @@ _COMMANDS = {
         "restoration_env.benchmarks.commands_lost_resolution:lost_resolution",
         "Measure what the super-resolver adds to a toolbox.",
     ),
+    "magnitudes": (
+        "restoration_env.benchmarks.commands_magnitudes:magnitudes",
+        "Sweep the further damage that tools are trained with.",
+    ),
     "segments": (
         "restoration_env.sft.commands_segmenter:measure",
         "Measure a segmenter on labelled scenes.",
