@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from restoration_env.tools.catalogue import NAMES, TOOLBOXES
 from restoration_env.tools.training import TrainingConfig
 
 Card = Mapping[str, Any]
+_ALONE = "each tool alone"
 _TOOL_DEFAULTS = {field.name: field.default for field in fields(TrainingConfig)}
 
 
@@ -58,20 +60,18 @@ def toolbox_stages(name: str, folder: Path | None = None) -> list[Stage]:
     paths = [(folder or TOOLBOXES[name].folder) / f"{tool}.json" for tool in NAMES]
     if not all(path.is_file() for path in paths):
         return []
-    alone, together = Stage("each tool alone", 0, 0.0), dict[str, Stage]()
-    for path in paths:
-        for key, stage in _runs(path.stem, json.loads(path.read_text(encoding="utf-8"))):
-            if key:
-                together[key] = stage
-            else:
-                alone = Stage(alone.words, alone.patches + stage.patches, alone.seconds + stage.seconds)
-    return [alone, *reversed(together.values())]
+    runs = {key: run for path in paths for key, run in _runs(path.stem, json.loads(path.read_text(encoding="utf-8")))}
+    alone = [stage for stage in runs.values() if stage.words == _ALONE]
+    first = Stage(_ALONE, sum(stage.patches for stage in alone), sum(stage.seconds for stage in alone))
+    return [first, *(stage for stage in reversed(runs.values()) if stage.words != _ALONE)]
 
 
 def _runs(tool: str, card: Card) -> Iterator[tuple[str, Stage]]:
-    """The training runs behind a tool, the last one first, with what tells them apart; "" if the tool was alone."""
+    """The training runs behind a tool, the last one first, with what tells them apart: tools may share one."""
     node: Card | None = card
-    while node:
+    for place in itertools.count():
+        if not node:
+            return
         training = node.get("training") or {}
         alone = "tool" in training or not training
         iterations = training.get("iterations_done", training.get("iterations"))
@@ -80,13 +80,13 @@ def _runs(tool: str, card: Card) -> Iterator[tuple[str, Stage]]:
             iterations = int(found[1]) if found else _TOOL_DEFAULTS["iterations"]
         patches = iterations * (training.get("batch", _TOOL_DEFAULTS["batch"]) + training.get("own", 0))
         seconds = float(node.get("seconds") or 0.0)
-        if alone:
-            yield "", Stage("", patches, seconds)
-        else:
+        words = [_ALONE]
+        if not alone:
             words = ["in chains" if "lesson" in training else "with the agent"]
             words += [f"{training['severity']} damage"] if "severity" in training else []
             words += [f"step {training['learning_rate']:g}"] if "learning_rate" in training else []
-            yield json.dumps(training, sort_keys=True), Stage(", ".join(words), patches, seconds)
+        known = json.dumps(training, sort_keys=True) if training else f"{tool} {place}"
+        yield known, Stage(", ".join(words), patches, seconds)
         node = _whole(tool, node.get("started_from"))
 
 

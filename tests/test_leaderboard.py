@@ -237,6 +237,13 @@ def test_what_was_trained_together_counts_once_and_what_it_started_from_too(tmp_
     assert toolbox_stages("cnn12-joint", tmp_path / "elsewhere") == []
 
 
+def test_what_tools_began_with_counts_once(tmp_path):
+    first = {"training": {"tool": "denoise-4", "iterations_done": 40, "batch": 4}, "seconds": 9.0}
+    for name in NAMES:
+        write_json(tmp_path / f"{name}.json", {"training": {"batch": 2, "iterations_done": 5}, "started_from": first})
+    assert toolbox_stages("cnn12-modern", tmp_path)[0] == Stage("each tool alone", 160, 9.0)
+
+
 def board_of(folder, names=("input", "random", "drqn"), sources=NO_ORACLE, **changes):
     return run(names, SMALL, sources, folder, **changes)
 
