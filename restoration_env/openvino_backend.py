@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 import torch
+import torch.nn.functional as F
 from openvino import opset13 as ops
 from openvino.frontend import FrontEndManager
 from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
@@ -37,10 +38,12 @@ class CompiledNetwork:
 
     Attributes:
         network: the module, for whoever wants its weights.
+        grid: what sides are multiples of, where it computes.
     """
 
     def __init__(self, network: nn.Module, precision: str, calibration: Callable[[], Tensor]) -> None:
         self.network, self.precision, self._calibration = network, precision, calibration
+        self.grid = getattr(network, "grid", 1)
         self._free = deque[Any]()
         self._model: Any = None
 
@@ -48,9 +51,12 @@ class CompiledNetwork:
         """Float (N, 3, H, W) to the same shape, computed by the calling thread.
 
         One image after the other: where the number of images changes from call to call, OpenVINO prepares every layer
-        anew, which costs more than many images at once win.
+        anew, which costs more than many images at once win. What is compiled knows no sides but multiples of the
+        network's grid: others are extended by their last pixels, and cut again.
         """
-        images = images.detach().float().contiguous()
+        height, width = images.shape[-2:]
+        images, missing = images.detach().float(), (0, -width % self.grid, 0, -height % self.grid)
+        images = (F.pad(images, missing, mode="replicate") if any(missing) else images).contiguous()
         result = torch.empty_like(images)
         try:
             request = self._free.pop()
@@ -61,7 +67,7 @@ class CompiledNetwork:
             request.set_output_tensor(ov.Tensor(made, shared_memory=True))
             request.infer()
         self._free.append(request)
-        return result
+        return result[..., :height, :width]
 
     def _compile(self) -> Any:
         """What computes the network for one thread at a time: of one compiled model, one thread waits for another."""
@@ -78,7 +84,7 @@ class CompiledNetwork:
             if self._model is None:
                 self._model = self._converted()
             request = _core().compile_model(self._model, "CPU", settings).create_infer_request()
-            request.infer([np.zeros((1, 3, *SIDES), np.float32)])
+            request.infer([np.zeros((1, 3, *(side + -side % self.grid for side in SIDES)), np.float32)])
             return request
 
     def _converted(self) -> Any:
@@ -117,6 +123,7 @@ def _as_model(network: nn.Module) -> Any:
     example = torch.zeros(1, 3, 64, 64)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # what OpenVINO reads is a trace
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of sides, which are multiples of the grid
         traced = torch.jit.trace(network, example, check_trace=False)
     decoder = TorchScriptPythonDecoder(traced, example_input=example)
     frontend = FrontEndManager().load_by_framework("pytorch")

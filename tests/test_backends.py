@@ -156,6 +156,21 @@ def test_tiles_of_a_compiled_network_have_no_seams() -> None:
 
 
 @needs_openvino
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+@pytest.mark.parametrize("sides", [(63, 63), (64, 64), (38, 101)], ids=str)
+def test_a_compiled_network_takes_sides_of_any_length(name, sides) -> None:
+    torch.manual_seed(0)
+    network, images = build_network(name).eval(), torch.rand(2, 3, *sides)
+    for parameter in network.parameters():  # also those that begin at zero
+        nn.init.normal_(parameter, std=0.05)
+    compiled = prepared(Toolbox("one", [Tool("net", "", network)]), "openvino", "float32")
+    with torch.no_grad():
+        expected = network(images)
+        assert (expected - images).abs().max() > 1e-3
+        torch.testing.assert_close(compiled["net"](images), expected, atol=1e-4, rtol=1e-4)
+
+
+@needs_openvino
 def test_threads_may_share_a_compiled_network() -> None:
     torch.manual_seed(0)
     network = build_network("3-layer").eval()

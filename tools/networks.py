@@ -139,11 +139,11 @@ class GateUNet(ToolNetwork):
         height, width = images.shape[-2:]
         down, right = -height % 4, -width % 4
         if down or right:
-            images = F.pad(images, (0, right, 0, down), mode="replicate")
+            return self.residual(F.pad(images, (0, right, 0, down), mode="replicate"))[..., :height, :width]
         shallow = self.before(self.head(F.pixel_unshuffle(images, 2)))
         deep = self.middle(self.down(shallow))
         features = self.after(shallow + F.pixel_shuffle(self.up(deep), 2))
-        return F.pixel_shuffle(self.tail(features), 2)[..., :height, :width]
+        return F.pixel_shuffle(self.tail(features), 2)
 
 
 NETWORKS: dict[str, Callable[[], ToolNetwork]] = {
