@@ -19,7 +19,7 @@ from restoration_env.tools.catalogue import NAMES, TOOLBOXES, cnn_tool, toolbox_
 from restoration_env.tools.optimizers import ToolOptimizer
 
 _CARRIED = ("name", "description", "network", "parameters", "licence")  # of a tool's card, whatever it learns
-_ORIGIN = ("sha256", "command", "commit", "seconds", "training", "started_from")
+_ORIGIN = ("sha256", "command", "commit", "seconds", "training", "validation_gain_db", "started_from")
 
 
 def first_tools(
