@@ -29,6 +29,7 @@ _TOOLBOXES = {
     "cnn12": "restoration_env.tools.catalogue:cnn12",
     "cnn12-joint": "restoration_env.tools.catalogue:cnn12_joint",
     "cnn12-gan": "restoration_env.tools.catalogue:cnn12_gan",
+    "cnn12-modern": "restoration_env.tools.catalogue:cnn12_modern",
     "classical": "restoration_env.tools.classical:classical",
 }
 _TOOLS: dict[str, str] = {}

@@ -183,3 +183,8 @@ def cnn12_joint(*, device: torch.device | str = "cpu", precision: str = "float32
 def cnn12_gan(*, device: torch.device | str = "cpu", precision: str = "float32") -> Toolbox:
     """The same networks, trained on from `cnn12_joint` for how images look, for inference."""
     return cnn_toolbox("cnn12-gan", device=device, precision=precision)
+
+
+def cnn12_modern(*, device: torch.device | str = "cpu", precision: str = "float32") -> Toolbox:
+    """Gated networks of the same cost, trained jointly with an agent."""
+    return cnn_toolbox("cnn12-modern", device=device, precision=precision)
