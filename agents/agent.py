@@ -23,7 +23,7 @@ from restoration_env.toolbox import Toolbox
 from restoration_env.turning import turned
 
 WEIGHTS = Path(__file__).parent / "weights"
-DEFAULT_AGENT = "toolchain-joint"  # whoever names none gets the best one for noise, blur and JPEG
+DEFAULT_AGENT = "toolchain-modern"  # whoever names none gets the best one for noise, blur and JPEG
 # Agents that do not stand on a toolchain network, by the kind of what they learned.
 _BUILDERS = {"critic": "restoration_env.agents.lookahead:build_agent"}
 

@@ -73,7 +73,7 @@ def report(
 def _shown(names: tuple[str, ...], sources: Sources) -> list[Entry]:
     """The entries that pictures are made of: those named, or an agent, single networks and the published ones."""
     known = entry_names(sources)
-    wanted = ("toolchain-joint", "toolchain", "published", "owan", *NETWORKS)
+    wanted = ("toolchain-modern", "toolchain-joint", "toolchain", "published", "owan", *NETWORKS)
     entries = [load_entry(name, sources) for name in names or [name for name in wanted if name in known]]
     for entry in entries:
         if hasattr(entry.policy, "model"):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from restoration_env.agents.system import BUDGETS, Budget
+from restoration_env.benchmarks.ablations import ablation_table
 from restoration_env.benchmarks.board import RESULTS, markdown, read_board, read_result
 from restoration_env.benchmarks.leaderboard import PATCH_SUITES
 from restoration_env.benchmarks.magnitudes import magnitudes_table
@@ -15,7 +16,9 @@ from restoration_env.benchmarks.training_cost import Stage, toolbox_stages
 from restoration_env.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = tuple(ROOT / page for page in ("README.md", "tools/README.md", "sft/README.md", "docs/speed.md"))
+PAGES = tuple(
+    ROOT / page for page in ("README.md", "tools/README.md", "sft/README.md", "docs/speed.md", "docs/leaderboard.md")
+)
 
 
 def _drawn(name: str, draw: Callable[[dict[str, Any]], str]) -> str:
@@ -53,6 +56,38 @@ def before_and_after(result: dict[str, Any]) -> str:
                 f"| {name} | {rows[0]['toolbox']} | " + " | ".join(f"{row['gain']:+.2f}" for row in rows) + " |"
             )
     return "\n".join(lines)
+
+
+def losses_table(result: dict[str, Any]) -> str:
+    """Of each toolbox, what its agent loses against its oracle, and its oracle against a single network: Markdown."""
+    suites = result["suites"]
+    lines = [
+        "| PSNR gain in dB, " + " / ".join(suites) + " | agent | lost by its choices | oracle | then by its tools |"
+    ]
+    lines.append("|---|---|---|---|---|")
+    rows = [{row["policy"]: row for row in suite["rows"]} for suite in suites.values()]
+    for policy, first in rows[0].items():
+        if first["family"] == "oracle" or "oracle" not in (toolbox_rows := _of_toolbox(rows[0], first["toolbox"])):
+            continue
+        oracle = toolbox_rows["oracle"]
+        pairs = [(row[policy]["gain"], row[oracle]["gain"], row["published OWAN"]["gain"]) for row in rows]
+        columns = (
+            [agent for agent, _, _ in pairs],
+            [agent - best for agent, best, _ in pairs],
+            [best for _, best, _ in pairs],
+            [best - single for _, best, single in pairs],
+        )
+        lines.append(f"| {policy} | {' | '.join(' / '.join(f'{x:+.2f}' for x in column) for column in columns)} |")
+    return "\n".join(lines)
+
+
+def ablation_tables(result: dict[str, Any]) -> str:
+    """All ablations, one below the other, as Markdown."""
+    return "\n\n".join(ablation_table(part) for part in result["ablations"].values())
+
+
+def _of_toolbox(rows: Mapping[str, Any], toolbox: str) -> dict[str, str]:
+    return {row["family"]: policy for policy, row in rows.items() if row["toolbox"] == toolbox}
 
 
 def looks_table(result: dict[str, Any]) -> str:
@@ -171,10 +206,16 @@ def lost_resolution_table(result: dict[str, Any]) -> str:
 
 def stages_table(cards: str) -> str:
     """What was done with the tools of a toolbox, from first to last, as Markdown."""
-    lines = ["| stage | patches | hours of one core |", "|---|---|---|"]
     stages = toolbox_stages(cards)
     total = Stage("**all**", sum(stage.patches for stage in stages), sum(stage.seconds for stage in stages))
-    return "\n".join((*lines, *(f"| {s.words} | {s.patches:,} | {s.seconds / 3600:.1f} |" for s in (*stages, total))))
+    judged = sum(stage.gain is not None for stage in stages) > 1
+    lines = [f"| stage | patches | hours of one core |{' agent, validation |' if judged else ''}"]
+    lines.append("|---" * (3 + judged) + "|")
+    for stage in (*stages, total):
+        gain = "" if stage.gain is None else f"{stage.gain:+.2f} dB"
+        line = f"| {stage.words} | {stage.patches:,} | {stage.seconds / 3600:.1f} |"
+        lines.append(f"{line} {gain} |" if judged else line)
+    return "\n".join(lines)
 
 
 def budgets_table(budgets: Mapping[str, Budget]) -> str:
@@ -198,6 +239,8 @@ _TABLES: dict[str, Callable[[], str]] = {
     "stages": lambda: stages_table("cnn12-joint"),
     "budgets": lambda: budgets_table(BUDGETS),
     "sft_regions": partial(_drawn, "sft_comparison", regions_table),
+    "losses": partial(_drawn, "chains", losses_table),
+    "stages_modern": lambda: stages_table("cnn12-modern"),
     **{
         name: partial(_drawn, name, draw)
         for name, draw in (
@@ -205,6 +248,7 @@ _TABLES: dict[str, Callable[[], str]] = {
             ("chains", before_and_after),
             ("looks", looks_table),
             ("magnitudes", magnitudes_table),
+            ("ablations", ablation_tables),
             ("chains_gains", tools_table),
             ("segmenter", segmenter_table),
             ("sft_comparison", super_resolution_table),

@@ -46,11 +46,15 @@ def toolbox_cost(name: str, folder: Path | None = None) -> tuple[int | None, flo
 
 
 class Stage(NamedTuple):
-    """What was done with all tools of a toolbox: in words, patches they saw, seconds."""
+    """What was done with all tools of a toolbox: in words, patches they saw, seconds, and the gain in dB they reached.
+
+    The gain is the agent's on validation images, where the cards say it.
+    """
 
     words: str
     patches: int
     seconds: float
+    gain: float | None = None
 
 
 def toolbox_stages(name: str, folder: Path | None = None) -> list[Stage]:
@@ -83,10 +87,11 @@ def _runs(tool: str, card: Card) -> Iterator[tuple[str, Stage]]:
         words = [_ALONE]
         if not alone:
             words = ["in chains" if "lesson" in training else "with the agent"]
+            words += ["one network of each size"] if "--tied" in (node.get("command") or "") else []
             words += [f"{training['severity']} damage"] if "severity" in training else []
             words += [f"step {training['learning_rate']:g}"] if "learning_rate" in training else []
         known = json.dumps(training, sort_keys=True) if training else f"{tool} {place}"
-        yield known, Stage(", ".join(words), patches, seconds)
+        yield known, Stage(", ".join(words), patches, seconds, None if alone else node.get("validation_gain_db"))
         node = _whole(tool, node.get("started_from"))
 
 

@@ -10,7 +10,7 @@ from helpers import tiny
 from restoration_env.benchmarks.comparison import evaluate
 from restoration_env.benchmarks.gain_matrix import diagonal, draw_matrices, gain_matrix
 from restoration_env.benchmarks.published import load_published
-from restoration_env.benchmarks.readme import PAGES, RESULTS, ROOT, with_tables
+from restoration_env.benchmarks.readme import PAGES, RESULTS, ROOT, losses_table, with_tables
 from restoration_env.benchmarks.suites import patch_suite
 from restoration_env.distortions import band, recipe
 from restoration_env.errors import InvalidArgument
@@ -75,6 +75,21 @@ def test_every_table_of_a_page_is_drawn_from_its_result_file(page):
     text = page.read_text(encoding="utf-8")
     assert text == with_tables(text), f"run python -m restoration_env.benchmarks.readme: {page} is not up to date"
     assert "<!-- end -->" in text
+
+
+def test_losses_are_told_apart_by_choices_and_by_tools():
+    def row(policy, toolbox, family, gain):
+        return {"policy": policy, "toolbox": toolbox, "family": family, "gain": gain}
+
+    rows = [
+        row("input", "", "reference", 0.0),
+        row("greedy oracle of a", "a", "oracle", 4.0),
+        row("ours (a)", "a", "toolchain", 3.5),
+        row("theirs", "b", "published", 3.0),
+        row("published OWAN", "", "published", 4.2),
+    ]
+    table = losses_table({"suites": {"mild": {"rows": rows}, "severe": {"rows": rows}}}).splitlines()
+    assert table[2:] == ["| ours (a) | +3.50 / +3.50 | -0.50 / -0.50 | +4.00 / +4.00 | -0.20 / -0.20 |"]
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
