@@ -180,7 +180,8 @@ def joint(
 
     A killed run goes on where it stopped.
     """
-    words = {"toolbox": toolbox, "start_tools": start_tools, "start_agent": start_agent, "objective": objective}
+    words: dict[str, Any] = {"toolbox": toolbox, "start_tools": start_tools, "start_agent": start_agent}
+    words["objective"] = objective
     words |= {"tied": True} if tied else {}
     changed = {name: value for name, value in settings.items() if value != _JOINT[name]}
     words = {name: value for name, value in {**words, **changed}.items() if value != ""}
