@@ -110,3 +110,4 @@ def test_the_agent_beats_the_best_single_tool_and_chance(severity):
     suites = json.loads((RESULTS / "leaderboard.json").read_text(encoding="utf-8"))["suites"]
     gains = {row["policy"].split(" (")[0]: row["gain"] for row in suites[severity]["rows"]}
     assert gains["toolchain"] > gains["drqn"] > gains["best chain of 1"] > gains["random"]
+    assert gains["toolchain-modern"] > max(gains["toolchain-joint"], gains["published RL-Restore"])
