@@ -102,7 +102,7 @@ def train_system(
         title = f"tool {config.tool} (lesson {number} of those left)"
         train_tool(config, train, validation, folder / "tools", report=partial(_tell_tool, tell, title), **more)
     if not (folder / "chains" / f"{NAMES[-1]}.safetensors").exists():
-        tied = alone == "cnn12-modern"  # whose tools begin as one of each network
+        tied = len({config.tool for config in stages}) < len(NAMES)  # not all were trained alone: they begin as one
         tools, cards = first_tools(toolbox, str(folder / "tools"), tied=tied, device=device)
         train_in_chains(
             ChainConfig(iterations=budget.chains, batch=budget.chain_batch, seed=seed),
