@@ -55,6 +55,7 @@ class JointConfig:
         learning_rate: of the tools, at the peak of a cosine schedule.
         optimizer: of the tools, "adamw" or "muon" (`restoration_env.tools.optimizers`).
         muon_rate: Muon's learning rate at the peak.
+        common: share of each step that all networks of one kind take together, along their mean gradient.
         agent_learning_rate: of the agent, at the peak of the same.
         explore: share of actions drawn near the agent's choice instead of taking it.
         temperature: in dB, how near.
@@ -81,6 +82,7 @@ class JointConfig:
     learning_rate: float = 3e-4
     optimizer: str = "adamw"
     muon_rate: float = 2e-3
+    common: float = 0.0
     agent_learning_rate: float = 5e-4
     explore: float = 0.2
     temperature: float = 0.5
@@ -145,7 +147,7 @@ class JointRun:
         self.config, self.toolbox, self.device = config, toolbox, torch.device(device)
         self.objective = objective or Decibels()
         rates = config.learning_rate, config.optimizer, config.muon_rate
-        self.tools = ToolsTogether(toolbox, config.averaging, *rates)
+        self.tools = ToolsTogether(toolbox, config.averaging, *rates, config.common)
         self.network = network.requires_grad_(True)
         self.values = ExactValues(
             network,

@@ -154,6 +154,7 @@ _JOINT: dict[str, Any] = {field.name: field.default for field in fields(JointCon
 @click.option("--learning-rate", default=_JOINT["learning_rate"], show_default=True, help="Of the tools, at its peak.")
 @click.option("--optimizer", type=click.Choice(OPTIMIZERS), default=_JOINT["optimizer"], show_default=True)
 @click.option("--muon-rate", default=_JOINT["muon_rate"], show_default=True, help="Learning rate of Muon.")
+@click.option("--common", default=_JOINT["common"], show_default=True, help="Share of a step taken by all alike.")
 @click.option("--tied/--apart", default=False, show_default=True, help="Are tools of the same network one?")
 @click.option("--explore", default=_JOINT["explore"], show_default=True, help="Share of actions near the choice.")
 @click.option("--temperature", default=_JOINT["temperature"], show_default=True, help="In dB, how near.")

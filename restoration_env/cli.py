@@ -81,6 +81,10 @@ _COMMANDS = {
         "restoration_env.benchmarks.commands_magnitudes:magnitudes",
         "Sweep the further damage that tools are trained with.",
     ),
+    "joint-study": (
+        "restoration_env.benchmarks.commands_joint_study:study",
+        "Ablation of joint training: each idea left out once.",
+    ),
     "segments": (
         "restoration_env.sft.commands_segmenter:measure",
         "Measure a segmenter on labelled scenes.",

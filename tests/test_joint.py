@@ -1,5 +1,6 @@
 """Joint training: gradients through whole chains into every tool used, and nowhere else."""
 
+import copy
 import json
 import math
 
@@ -112,6 +113,26 @@ def test_tools_with_one_network_learn_as_one():
     assert together.networks["a"] is together.networks["b"] and one.factor != 1.02 and other.factor != 1.02
     again = ToolsTogether(Toolbox("three", [Tool(n, "", f) for n, f in (("a", Gain(1.0)), ("b", Gain(1.0)))]), 0, 0.1)
     assert set(again.shared) == {"a", "b"}  # equal is not the same
+
+
+def test_what_is_common_moves_all_networks_of_one_kind_alike():
+    def moved(common: float) -> dict[str, float]:
+        box = Toolbox("two", [Tool(name, "", Gain(1.02)) for name in ("a", "b")])
+        together = ToolsTogether(box, 0, 0.1, common=common)
+        images = torch.full((4, 3, 8, 8), 0.5)
+        loss = (together.networks["a"](images) - images).square().mean()
+        together.descend(loss, torch.tensor([[0, -1, -1]] * 4), 1.0)
+        assert together.used.tolist() == [4, 0]
+        again = ToolsTogether(box, 0, 0.1, common=common)
+        again.restore(copy.deepcopy(together.state()))
+        averages = again.average.values(), together.average.values()
+        assert all(torch.equal(a, b) for a, b in zip(*averages, strict=True))
+        return {name: round(network.factor.item() - 1.02, 6) for name, network in together.networks.items()}
+
+    assert moved(0.0)["a"] < 0.0 == moved(0.0)["b"]
+    assert moved(1.0)["a"] == pytest.approx(moved(1.0)["b"]) and moved(1.0)["a"] < 0.0
+    half = moved(0.5)
+    assert half["b"] == pytest.approx(half["a"] / 2, rel=0.01) and half["a"] < 0.0
 
 
 def test_images_that_may_not_stop_take_all_steps():

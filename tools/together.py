@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -69,10 +70,13 @@ class ToolsTogether:
         learning_rate: of AdamW, at the peak.
         optimizer: "adamw" or "muon".
         muon_rate: of Muon, at the peak.
+        common: share of each step that all networks of one kind take together, along their mean gradient: a tool
+            that is seldom used learns with it what the others see.
 
     Attributes:
         networks: the networks by the tools' names.
         shared: the numbers of the tools that share a network, by the name of the first.
+        kinds: the names of the networks of one architecture, by the first of them.
         average: the averages of all their weights.
         used: int64 (tools,), how often each tool took part.
     """
@@ -84,8 +88,9 @@ class ToolsTogether:
         learning_rate: float,
         optimizer: str = "adamw",
         muon_rate: float = 0.0,
+        common: float = 0.0,
     ) -> None:
-        self.averaging, self.steps = averaging, 0
+        self.averaging, self.common, self.steps = averaging, common, 0
         self.networks = nn.ModuleDict({tool.name: cast("nn.Module", tool.function) for tool in toolbox})
         self.networks.requires_grad_(True)
         sharing: dict[int, list[int]] = {}
@@ -95,6 +100,15 @@ class ToolsTogether:
         self.optimizers = {
             name: ToolOptimizer(self.networks[name], optimizer, learning_rate, muon_rate) for name in self.shared
         }
+        self.kinds: dict[str, list[str]] = {}
+        first: dict[tuple[Any, ...], str] = {}
+        for name in self.shared if common else ():
+            network = self.networks[name]
+            kind = (type(network), *(parameter.shape for parameter in network.parameters()))
+            self.kinds.setdefault(first.setdefault(kind, name), []).append(name)
+        self.walkers = {name: deepcopy(self.networks[name]) for name in self.kinds}  # only how they move counts
+        for name, walker in self.walkers.items():
+            self.optimizers[f"all as {name}"] = ToolOptimizer(walker, optimizer, learning_rate, muon_rate)
         self.used = torch.zeros(len(toolbox), dtype=torch.long)
         self.average = copied(self.networks.state_dict())
 
@@ -119,6 +133,8 @@ class ToolsTogether:
         taken = toolchains[(toolchains >= 0) & (toolchains < len(self.used))]
         uses = torch.bincount(taken.flatten(), minlength=len(self.used)).cpu()
         self.used += uses
+        for first, names in self.kinds.items():
+            self._step_all(first, names, len(toolchains), uses, share * self.common)
         for name, numbers in self.shared.items():
             count, network = int(uses[numbers].sum()), self.networks[name]
             if not count:
@@ -127,11 +143,29 @@ class ToolsTogether:
                 if parameter.grad is not None:
                     parameter.grad.mul_(len(toolchains) / count)
             nn.utils.clip_grad_norm_(network.parameters(), 20.0)
-            self.optimizers[name].step(share)
+            self.optimizers[name].step(share * (1.0 - self.common))
         self.steps += 1
         decay = min(self.averaging, self.steps / (self.steps + 10))
         for name, weights in self.networks.state_dict().items():
             self.average[name].lerp_(weights, 1.0 - decay)
+
+    @torch.no_grad()
+    def _step_all(self, first: str, names: Sequence[str], images: int, uses: Tensor, share: float) -> None:
+        """Move all networks of one kind alike, along the mean gradient of their uses."""
+        count = int(sum(uses[self.shared[name]].sum() for name in names))
+        if not count:
+            return
+        walker, optimizer = self.walkers[first], self.optimizers[f"all as {first}"]
+        each = [list(self.networks[name].parameters()) for name in names]
+        for walked, *others in zip(walker.parameters(), *each, strict=True):
+            gradients = [parameter.grad for parameter in others if parameter.grad is not None]
+            walked.grad = torch.stack(gradients).sum(0).mul_(images / count) if gradients else None
+        nn.utils.clip_grad_norm_(walker.parameters(), 20.0)
+        before = copied(dict(walker.named_parameters()))
+        optimizer.step(share)
+        for (name, moved), *others in zip(walker.named_parameters(), *each, strict=True):
+            for parameter in others:
+                parameter += moved - before[name]
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -148,6 +182,7 @@ class ToolsTogether:
         return {
             "networks": self.networks.state_dict(),
             "average": self.average,
+            "walkers": {name: walker.state_dict() for name, walker in self.walkers.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "used": self.used,
             "steps": self.steps,
@@ -158,6 +193,8 @@ class ToolsTogether:
         self.networks.load_state_dict(state["networks"])
         for name, average in self.average.items():
             average.copy_(state["average"][name])
+        for name, walker in self.walkers.items():
+            walker.load_state_dict(state["walkers"][name])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         self.used, self.steps = state["used"], state["steps"]
