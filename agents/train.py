@@ -156,6 +156,7 @@ _JOINT: dict[str, Any] = {field.name: field.default for field in fields(JointCon
 @click.option("--muon-rate", default=_JOINT["muon_rate"], show_default=True, help="Learning rate of Muon.")
 @click.option("--common", default=_JOINT["common"], show_default=True, help="Share of a step taken by all alike.")
 @click.option("--tied/--apart", default=False, show_default=True, help="Are tools of the same network one?")
+@click.option("--mean", is_flag=True, help="Tied tools begin as the mean of all alike, not as the first.")
 @click.option("--explore", default=_JOINT["explore"], show_default=True, help="Share of actions near the choice.")
 @click.option("--temperature", default=_JOINT["temperature"], show_default=True, help="In dB, how near.")
 @click.option("--averaging", default=_JOINT["averaging"], show_default=True, help="Decay of the tools' average.")
@@ -172,6 +173,7 @@ def joint(
     start_agent: str,
     objective: str,
     tied: bool,
+    mean: bool,
     precision: str,
     device: str,
     threads: int,
@@ -183,11 +185,13 @@ def joint(
     """
     words: dict[str, Any] = {"toolbox": toolbox, "start_tools": start_tools, "start_agent": start_agent}
     words["objective"] = objective
-    words |= {"tied": True} if tied else {}
+    if mean and not tied:
+        raise InvalidArgument("--mean", "given with --tied", "--apart")
+    words |= {name: True for name, said in (("tied", tied), ("mean", mean)) if said}
     changed = {name: value for name, value in settings.items() if value != _JOINT[name]}
     words = {name: value for name, value in {**words, **changed}.items() if value != ""}
     where, pool, validation, card = _prepare("restoration-env train joint", images, device, threads, precision, words)
-    tools, cards = first_tools(toolbox, start_tools, tied=tied, device=where, precision=precision)
+    tools, cards = first_tools(toolbox, start_tools, tied=tied, mean=mean, device=where, precision=precision)
     if start_agent:
         network = load_agent(start_agent, toolbox=tools, device=str(where)).network
         network.scale_values(1.0 / UNIT)

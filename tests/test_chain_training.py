@@ -227,6 +227,20 @@ def test_tied_tools_are_one_network_under_all_its_names(tmp_path):
     assert networks["denoise-4"] is networks["deblur-4"] and networks["deblur-1"] is networks["dejpeg-2"]
 
 
+def test_tied_tools_may_begin_as_the_mean_of_all_that_are_held(tmp_path):
+    tools, cards = first_tools(
+        "cnn12-joint", held(tmp_path, "denoise-2", "deblur-4", "denoise-4"), tied=True, mean=True
+    )
+    kept = [
+        read_weights(WEIGHTS / "cnn12" / f"{name}.safetensors")[0] for name in ("deblur-4", "denoise-4", "denoise-2")
+    ]
+    large, small = tools["dejpeg-3"].function.state_dict(), tools["dejpeg-1"].function.state_dict()
+    for key in large:
+        torch.testing.assert_close(large[key], (kept[0][key] + kept[1][key]) / 2)
+    assert all(torch.equal(small[key], kept[2][key]) for key in small)
+    assert tools["deblur-3"].function is tools["denoise-4"].function and cards["denoise-4"]["name"] == "denoise-4"
+
+
 def test_a_network_without_a_tool_is_missed(tmp_path):
     with pytest.raises(InvalidArgument, match="start must be a toolbox or a folder with a 3-layer tool"):
         first_tools("cnn12-joint", held(tmp_path, "denoise-4"))

@@ -24,7 +24,13 @@ _ORIGIN = ("sha256", "command", "commit", "seconds", "training", "validation_gai
 
 
 def first_tools(
-    toolbox: str, start: str, *, tied: bool = False, device: torch.device | str = "cpu", precision: str = "float32"
+    toolbox: str,
+    start: str,
+    *,
+    tied: bool = False,
+    mean: bool = False,
+    device: torch.device | str = "cpu",
+    precision: str = "float32",
 ) -> tuple[Toolbox, dict[str, dict[str, Any]]]:
     """Tools to train on, with the weights that another toolbox has or a folder holds, and the cards of these.
 
@@ -34,6 +40,8 @@ def first_tools(
         toolbox: the toolbox to be trained.
         start: a toolbox of the same networks, by name, or a folder.
         tied: tools of the same network are one: the first that is held, under all their names.
+        mean: that one has the mean of the weights of all that are held, which makes sense for tools that were one
+            before. The cards are the first one's.
         device: of the tools.
         precision: of the tools.
 
@@ -54,6 +62,10 @@ def first_tools(
         of = name if name in cards and not (tied and fit) else fit[0]
         tool = cnn_tool(name, toolbox, folder, device=device, precision=precision, weights_of=of)
         if tied:
+            if mean and of not in one:
+                weights = [read_weights(held[other])[0] for other in fit]
+                averages = {key: torch.stack([w[key].float() for w in weights]).mean(0) for key in weights[0]}
+                cast("nn.Module", tool.function).load_state_dict(averages)
             tool = replace(tool, function=one.setdefault(of, tool).function)
         tools.append(tool)
         chosen[name] = {**cards[of], "name": name, "description": tool.description}
