@@ -40,7 +40,6 @@ from restoration_env.schedules import cosine
 from restoration_env.toolbox import Toolbox
 from restoration_env.tools.optimizers import OPTIMIZERS
 from restoration_env.tools.together import ToolsTogether, copied
-from restoration_env.turning import turned
 
 
 @dataclass(frozen=True)
@@ -317,13 +316,11 @@ def train_joint(
             key = (config.seed << 40) + (1 << 39) + run.iteration * (config.batch + config.own)
             keys = torch.arange(key, key + config.batch + config.own)
             grid = "aligned" if run.iteration % 2 else "random"
-            draw = partial(damaged_patches, train, size=size, grid=grid, device=device)
+            draw = partial(damaged_patches, train, size=size, grid=grid, device=device, turns=True)
             clean, damaged = draw(keys[: config.batch], recipe(config.severity))
             if config.own:
                 own = draw(keys[config.batch :], bands[run.turn()])
                 clean, damaged = (torch.cat(parts) for parts in zip((clean, damaged), own, strict=True))
-            # In half of the batches transposed: the damage is the same in rows and columns.
-            clean, damaged = (turned(part, run.iteration // 2 % 2) for part in (clean, damaged))
             gain, agent_loss = run.step(clean, damaged)
             judged = None
             if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:

@@ -10,14 +10,24 @@ from typing import Any
 from restoration_env.agents.system import BUDGETS, Budget
 from restoration_env.benchmarks.ablations import ablation_table
 from restoration_env.benchmarks.board import RESULTS, markdown, read_board, read_result
+from restoration_env.benchmarks.joint_study import joint_study_table
 from restoration_env.benchmarks.leaderboard import PATCH_SUITES
 from restoration_env.benchmarks.magnitudes import magnitudes_table
+from restoration_env.benchmarks.study_tables import policies_table
 from restoration_env.benchmarks.training_cost import Stage, toolbox_stages
 from restoration_env.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = tuple(
-    ROOT / page for page in ("README.md", "tools/README.md", "sft/README.md", "docs/speed.md", "docs/leaderboard.md")
+    ROOT / page
+    for page in (
+        "README.md",
+        "agents/README.md",
+        "tools/README.md",
+        "sft/README.md",
+        "docs/speed.md",
+        "docs/leaderboard.md",
+    )
 )
 
 
@@ -241,6 +251,7 @@ _TABLES: dict[str, Callable[[], str]] = {
     "sft_regions": partial(_drawn, "sft_comparison", regions_table),
     "losses": partial(_drawn, "chains", losses_table),
     "stages_modern": lambda: stages_table("cnn12-modern"),
+    "policies": lambda: policies_table(read_result(RESULTS / "baselines.json"), read_result(RESULTS / "policies.json")),
     **{
         name: partial(_drawn, name, draw)
         for name, draw in (
@@ -248,6 +259,7 @@ _TABLES: dict[str, Callable[[], str]] = {
             ("chains", before_and_after),
             ("looks", looks_table),
             ("magnitudes", magnitudes_table),
+            ("joint_study", joint_study_table),
             ("ablations", ablation_tables),
             ("chains_gains", tools_table),
             ("segmenter", segmenter_table),

@@ -27,6 +27,7 @@ from restoration_env.distortions import (
 from restoration_env.errors import InvalidArgument, UnknownName, UnreadableImage
 from restoration_env.photos import SUFFIXES, read_photo
 from restoration_env.randomness import normal, uniform
+from restoration_env.turning import WAYS, turned_each
 
 SPLITS = ("train", "validation", "test", "all")
 GRIDS = {"aligned": 8, "random": 1}
@@ -155,6 +156,7 @@ def damaged_patches(
     *,
     grid: str = "aligned",
     device: torch.device | str = "cpu",
+    turns: bool = False,
     inspect: Callable[[Tensor], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Clean and damaged patches, each a pure function of its key.
@@ -171,6 +173,7 @@ def damaged_patches(
         size: side of the patches in pixels.
         grid: "aligned" cuts at multiples of 8, as published; "random" cuts anywhere.
         device: where the patches are damaged and returned.
+        turns: turn and mirror each clean patch in one of the eight ways before it is damaged, to learn from.
         inspect: computes the damage in float64, and is shown its values, float64 (N, 3, H, W) in [0, 1], before
             compression rounds them to eight bits.
 
@@ -185,6 +188,8 @@ def damaged_patches(
     radius = KERNEL_RADIUS + reach
     lead = corners - ((corners - 1) // _MCU * _MCU).clamp_min(0)
     blocks = pool.windows(which, corners - lead - radius, side + 2 * radius)
+    if turns:
+        blocks = turned_each(blocks, (uniform(keys, 1, stream=4)[:, 0] * WAYS).long())
     blocks = blocks.to(torch.float64 if inspect else torch.float32) / 255.0
     drawn = uniform(keys, 4, stream=2)
     blur, noise, quality = recipe.draw(drawn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 WAYS = 8
@@ -24,6 +25,14 @@ def turned_back(images: Tensor, way: int) -> Tensor:
     """The images that `turned` turned in this way."""
     images = _mirrored(images, way)
     return images.transpose(-1, -2) if way & 1 else images
+
+
+def turned_each(images: Tensor, ways: Tensor) -> Tensor:
+    """Squares (N, C, S, S), each in a way of its own: int64 (N,)."""
+    for bit, turn in enumerate((lambda x: x.transpose(-1, -2), lambda x: x.flip(-1), lambda x: x.flip(-2))):
+        chosen = ways.bitwise_and(1 << bit).ne(0)[:, None, None, None]
+        images = torch.where(chosen, turn(images), images)
+    return images
 
 
 def _mirrored(images: Tensor, way: int) -> Tensor:

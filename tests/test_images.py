@@ -280,6 +280,17 @@ def test_a_patch_is_a_function_of_its_key_alone(grid: str, severity: str) -> Non
         assert torch.equal(one_clean[0], clean[i]) and torch.equal(one_damaged[0], damaged[i])
 
 
+def test_patches_to_learn_from_are_turned_before_they_are_damaged() -> None:
+    pool = pool_of((80, 96), (64, 70))
+    keys, nothing = torch.arange(64), fixed(0.0, LOSSLESS)
+    plain, _ = damaged_patches(pool, keys, nothing, 24)
+    clean, same = damaged_patches(pool, keys, nothing, 24, turns=True)
+    assert torch.equal(clean, same)  # both are turned
+    again, _ = damaged_patches(pool, keys[5:9], nothing, 24, turns=True)
+    assert torch.equal(again, clean[5:9])  # and each by its key alone
+    assert 0.7 < (clean != plain).flatten(1).any(1).double().mean() < 1.0  # one way in eight is as it was
+
+
 def test_noise_differs_between_patches_and_has_its_strength() -> None:
     flat = ImagePool([np.full((80, 80, 3), 128, np.uint8)], ["flat"])
     clean, damaged = damaged_patches(flat, torch.arange(20), fixed(0.0, LOSSLESS, noise=12.0), 32)

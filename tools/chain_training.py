@@ -36,7 +36,6 @@ from restoration_env.tools.catalogue import CATALOGUE, NAMES
 from restoration_env.tools.optimizers import OPTIMIZERS
 from restoration_env.tools.together import ToolsTogether, copied
 from restoration_env.tools.training import ENOUGH
-from restoration_env.turning import turned
 
 _SIZE = 63
 
@@ -216,10 +215,17 @@ class ChainRun:
 
 
 def chain_batch(
-    pool: ImagePool, config: ChainConfig, keys: Tensor, how: Recipe, grid: str, device: torch.device | str
+    pool: ImagePool,
+    config: ChainConfig,
+    keys: Tensor,
+    how: Recipe,
+    grid: str,
+    device: torch.device | str,
+    *,
+    turns: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Clean and damaged patches (N, 3, 63, 63) and their candidate chains (N, candidates, 3)."""
-    clean, damaged = damaged_patches(pool, keys, how, _SIZE, grid=grid, device=device)
+    """Clean and damaged patches (N, 3, 63, 63) and their candidate chains (N, candidates, 3); to learn from, turned."""
+    clean, damaged = damaged_patches(pool, keys, how, _SIZE, grid=grid, device=device, turns=turns)
     strengths = how.draw(uniform(keys, 4, stream=2))
     u = uniform(keys, 8 * config.candidates, stream=7).view(len(keys), config.candidates, 8)
     chains = torch.stack([matching_chains(strengths, part, config) for part in u.unbind(1)], 1)
@@ -268,11 +274,8 @@ def train_in_chains(
         while run.iteration < config.iterations:
             first = (config.seed << 40) + (3 << 37) + run.iteration * config.batch
             keys = torch.arange(first, first + config.batch)
-            clean, damaged, chains = chain_batch(
-                train, config, keys, how, "aligned" if run.iteration % 2 else "random", device
-            )
-            # In half of the batches transposed: the damage is the same in rows and columns.
-            clean, damaged = (turned(part, run.iteration // 2 % 2) for part in (clean, damaged))
+            grid = "aligned" if run.iteration % 2 else "random"
+            clean, damaged, chains = chain_batch(train, config, keys, how, grid, device, turns=True)
             gain, judged = run.step(clean, damaged, chains), None
             if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:
                 judged = run.judge(held_out)
