@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -106,14 +106,18 @@ def _picture(image: Tensor, clean: Tensor | None, name: str, chain: str = "") ->
 def strips(scenes: Sequence[Scene], singles: Sequence[str] = (), title: str | None = None) -> np.ndarray:
     """The paper's qualitative figure: the input, each step, a single network, and the clean image; uint8 (H, W, 3).
 
+    Where a toolchain stops early, what it ended with stands in the places of the steps it did not take.
+
     Args:
         scenes: a row each.
         singles: labels of entries to show after the steps.
         title: of the figure.
     """
     rows = []
+    longest = max((len(scene.steps) for scene in scenes), default=0)
     for scene in scenes:
         shown = list(scene.steps)
+        shown += [replace(picture, name="stop") for picture in shown[-1:]] * (longest - len(shown))
         shown += [Picture(p.image, p.name.partition(" (")[0], p.caption) for p in scene.pictures if p.name in singles]
         last = scene.pictures[-1]
         reference = (last.image, ("clean", "")) if last.name == "clean" else None

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -120,6 +121,14 @@ def test_strips_show_every_step_and_a_single_network():
     with_single, without = strips(scenes, ["darken"]), strips(scenes)
     assert with_single.shape[1] > without.shape[1]
     assert strips(real_scenes(entries(), count=2)).ndim == 3
+
+
+def test_a_single_network_stands_in_the_same_column_of_every_strip():
+    (scene,) = damaged_scenes(entries(), severities=("severe",), side=64)
+    shorter = replace(scene, steps=scene.steps[:2])
+    stopped = replace(shorter.steps[-1], name="stop")
+    filled = replace(scene, steps=(*shorter.steps, stopped))
+    assert (strips([scene, shorter], ["darken"]) == strips([scene, filled], ["darken"])).all()
 
 
 def test_ablations_are_measured_and_drawn(tmp_path):
