@@ -101,6 +101,8 @@ class GateBlock(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Features (N, channels, H, W) to the same shape."""
         left, right = self.both(features).chunk(2, 1)
+        if right.dtype == torch.bfloat16 and right.device.type == "cpu":
+            right = right.clone()  # where memory is dense a processor takes several sigmoids at once
         return features + self.mix(left * torch.sigmoid(right))
 
 
