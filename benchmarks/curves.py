@@ -15,6 +15,7 @@ from restoration_env.rendering import INK, LINE, MUTED, PAPER
 
 WIDTH, HEIGHT = 920, 520
 LEFT, RIGHT, TOP, BOTTOM = 76, 210, 58, 62  # margins; on the right stand the names
+MARK_ROOM = 56  # pixels between the middles of two numbers under the picture
 COLOURS = (
     (32, 92, 150),
     (196, 98, 16),
@@ -68,8 +69,12 @@ def draw_curves(
         _, y = spot(everything[0][0], tick)
         draw.line((LEFT, y, WIDTH - RIGHT, y), LINE)
         draw.text((LEFT - 10, y), f"{tick:g}", MUTED, font=_font(13), anchor="rm")
-    for x in _marks(sorted({x for x, _, _ in everything})):
+    last_mark = math.inf
+    for x in reversed(_marks(sorted({x for x, _, _ in everything}))):
         place, _ = spot(x, low)
+        if last_mark - place < MARK_ROOM:
+            continue
+        last_mark = place
         draw.text((place, HEIGHT - BOTTOM + 16), f"{x:,.0f}", MUTED, font=_font(13), anchor="mm")
     draw.text(((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 18), across, INK, font=_font(14), anchor="mm")
     draw.text((LEFT, TOP - 12), up, MUTED, font=_font(13), anchor="ls")
