@@ -78,11 +78,11 @@ _COMMANDS = {
         "Measure what the super-resolver adds to a toolbox.",
     ),
     "magnitudes": (
-        "restoration_env.benchmarks.commands_magnitudes:magnitudes",
+        "restoration_env.benchmarks.commands_sweeps:magnitudes",
         "Sweep the further damage that tools are trained with.",
     ),
     "joint-study": (
-        "restoration_env.benchmarks.commands_joint_study:study",
+        "restoration_env.benchmarks.commands_sweeps:study",
         "Ablation of joint training: each idea left out once.",
     ),
     "segments": (
