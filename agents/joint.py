@@ -101,6 +101,8 @@ class JointConfig:
         recipe(self.severity)
         if self.optimizer not in OPTIMIZERS:
             raise UnknownName("optimizer", self.optimizer, OPTIMIZERS)
+        if not 0.0 <= self.common <= 1.0:
+            raise InvalidArgument("common", "a share, 0 to 1", self.common)
         counts = {name: getattr(self, name) for name in ("iterations", "batch", "max_steps", "evaluate_every")}
         check_at_least(1, **counts, validation_images=self.validation_images)
         check_at_least(

@@ -12,6 +12,7 @@ from restoration_env.agents.joint import JointConfig, JointRun, train_joint
 from restoration_env.agents.network import ToolchainNetwork
 from restoration_env.agents.objectives import Decibels, Discriminator
 from restoration_env.agents.validation import mean_gain, restored, validation_batches
+from restoration_env.cli import main
 from restoration_env.distortions import band
 from restoration_env.errors import InvalidArgument, TrainingDiverged
 from restoration_env.files import load_checkpoint, read_weights
@@ -133,6 +134,15 @@ def test_what_is_common_moves_all_networks_of_one_kind_alike():
     assert moved(1.0)["a"] == pytest.approx(moved(1.0)["b"]) and moved(1.0)["a"] < 0.0
     half = moved(0.5)
     assert half["b"] == pytest.approx(half["a"] / 2, rel=0.01) and half["a"] < 0.0
+
+
+def test_shares_that_are_none_and_means_of_tools_that_are_not_tied_are_refused(capsys):
+    for share in (-0.1, 1.1):
+        with pytest.raises(InvalidArgument, match="common must be a share, 0 to 1"):
+            JointConfig(common=share)
+    with pytest.raises(SystemExit):
+        main(["train", "joint", "--mean"])
+    assert "--mean must be given with --tied" in capsys.readouterr().err
 
 
 def test_images_that_may_not_stop_take_all_steps():
