@@ -1,7 +1,8 @@
 """Single networks to hold toolchains against: those of the paper, one as large, and one as costly as a toolchain.
 
-RL-Restore (Yu et al., CVPR 2018, Section 4.2) is compared with DnCNN, VDSR and a smaller VDSR. To these come two
-plain residual networks: a toolchain that is worth its agent should not lose to one network of its own size or cost.
+RL-Restore (Yu et al., CVPR 2018, Section 4.2) is compared with DnCNN, VDSR and a smaller VDSR. To these come a plain
+residual network as large as a toolbox and a modern one as costly as a toolchain, of the blocks of the modern tools: a
+toolchain that is worth its agent should not lose to one network of its own size or cost.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from restoration_env.agents.policies import FixedChain
 from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
 from restoration_env.files import read_weights
 from restoration_env.toolbox import Tool, Toolbox
-from restoration_env.tools.networks import ToolNetwork
+from restoration_env.tools.networks import GateUNet, ToolNetwork
 
-MEAN_TOOLCHAIN = 157_600  # multiply-adds per pixel of the agent "toolchain" and its tools, mean of the three severities
-_BLOCKS = 6  # residual blocks of the two plain networks
+# Multiply-adds per pixel of the agent "toolchain-modern" and its tools, mean of the three severities.
+MEAN_TOOLCHAIN = 121_400
 
 
 def _conv(inputs: int, outputs: int, *, bias: bool = True) -> nn.Conv2d:
@@ -102,21 +103,23 @@ class ResidualStack(ToolNetwork):
         return self.tail(features)
 
 
-def equal_multiply_adds(multiply_adds: float = MEAN_TOOLCHAIN) -> ResidualStack:
-    """Six residual blocks of the width that comes nearest to so many multiply-adds per pixel.
+def equal_multiply_adds(multiply_adds: float = MEAN_TOOLCHAIN) -> GateUNet:
+    """A gated U-Net of the width, a multiple of four, that comes nearest to so many multiply-adds per pixel.
 
     Raises:
         InvalidArgument: for fewer multiply-adds than the narrowest of these networks has.
     """
-    check_at_least(9 * (6 + 2 * _BLOCKS), multiply_adds=multiply_adds)
+    check_at_least(_gated(4).cost, multiply_adds=multiply_adds)
+    width = 4
+    while abs(_gated(width + 4).cost - multiply_adds) <= abs(_gated(width).cost - multiply_adds):
+        width += 4
+    return _gated(width)
 
-    def cost(width: int) -> int:
-        return 9 * (6 * width + 2 * _BLOCKS * width**2)
 
-    width = 1
-    while abs(cost(width + 1) - multiply_adds) <= abs(cost(width) - multiply_adds):
-        width += 1
-    return ResidualStack(_BLOCKS, width)
+def _gated(width: int) -> GateUNet:
+    network = GateUNet(width, 2 * width, (2, 6, 3))
+    _begin_gently(network.head, network.tail)
+    return network
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ NETWORKS = {
         NetworkSpec("dncnn", "DnCNN, 20 layers", lambda: ConvolutionStack(20, 64, normalise=True)),
         NetworkSpec("vdsr", "VDSR, 20 layers", lambda: ConvolutionStack(20, 64)),
         NetworkSpec("vdsr-s", "VDSR, 20 layers of 36 channels", lambda: ConvolutionStack(20, 36)),
-        NetworkSpec("equal-parameters", "as many parameters as a toolbox", lambda: ResidualStack(_BLOCKS, 64)),
+        NetworkSpec("equal-parameters", "as many parameters as a toolbox", lambda: ResidualStack(6, 64)),
         NetworkSpec("equal-multiply-adds", "as many multiply-adds as a mean toolchain", equal_multiply_adds),
     )
 }

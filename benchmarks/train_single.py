@@ -32,7 +32,6 @@ from restoration_env.schedules import cosine
 from restoration_env.toolbox import PRECISIONS
 from restoration_env.tools.optimizers import OPTIMIZERS, ToolOptimizer
 from restoration_env.tools.training import ENOUGH, Progress, mean_gain
-from restoration_env.turning import WAYS, turned
 
 STILL = 0.02  # dB: what counts as no movement of the validation PSNR
 _LATER = 0.4  # of the learning rate: the peak in the rounds that are added
@@ -106,8 +105,8 @@ def training_patches(
 ) -> tuple[Tensor, Tensor]:
     """Clean and damaged patches (batch, 3, patch, patch) of one iteration: a function of the seed and of ``first``.
 
-    Every other batch is cut anywhere and turned and mirrored in one of the eight ways; the rest is cut at multiples
-    of 8, as the patches of an episode are.
+    As in joint training: every other batch is cut anywhere, the rest at multiples of 8, as the patches of an episode
+    are; each clean patch is turned and mirrored in one of the eight ways before it is damaged.
 
     Args:
         pool: clean images at least as large as a patch.
@@ -116,14 +115,9 @@ def training_patches(
         device: where they are damaged and returned.
     """
     start = (config.seed << 40) + _FIRST_KEY + first
-    number = first // config.batch
-    grid = "random" if number % 2 == 0 else "aligned"
+    grid = "random" if first // config.batch % 2 == 0 else "aligned"
     keys = torch.arange(start, start + config.batch)
-    pair = damaged_patches(pool, keys, recipe(config.severity), config.patch, grid=grid, device=device)
-    if grid == "aligned":
-        return pair
-    clean, damaged = (turned(part, number // 2 % WAYS) for part in pair)
-    return clean, damaged
+    return damaged_patches(pool, keys, recipe(config.severity), config.patch, grid=grid, device=device, turns=True)
 
 
 def converged(history: Sequence[tuple[int, float]], budget: int) -> bool:

@@ -28,6 +28,7 @@ from restoration_env.files import load_checkpoint, read_weights, save_weights
 from restoration_env.images import load_images
 from restoration_env.metrics import psnr
 from restoration_env.toolbox import Tool
+from restoration_env.tools.networks import GateUNet
 
 WEIGHTS = ROOT.parent / "shared" / "peers" / "owan" / "model_best.pth"
 needs_owan = pytest.mark.skipif(not WEIGHTS.is_file(), reason="the authors' weights are not on this machine")
@@ -53,10 +54,10 @@ def parameters(network: nn.Module) -> int:
     ],
 )
 def test_networks_have_the_published_sizes(name, ours, published):
-    assert parameters(build_network(name)) == ours == pytest.approx(published, rel=0.02)
+    assert parameters(build_network(name)) == ours == pytest.approx(published, rel=0.04)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", sorted(set(NETWORKS) - {"equal-multiply-adds"}))  # that one: tests/test_tools.py
 def test_the_cost_counts_every_multiplication_and_the_halo_is_how_far_a_pixel_reaches(name):
     network = build_network(name)
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
@@ -79,11 +80,11 @@ def test_a_fresh_network_is_the_identity_and_learns(name):
 
 
 def test_the_network_of_a_given_cost_comes_nearest_to_it():
-    assert build_network("equal-multiply-adds").cost == pytest.approx(MEAN_TOOLCHAIN, rel=0.02)
+    assert build_network("equal-multiply-adds").cost == pytest.approx(MEAN_TOOLCHAIN, rel=0.04)
     for budget in (5_000, 30_000, 61_234.5, 200_000):
         found = equal_multiply_adds(budget)
         width = found.head.out_channels
-        others = [9 * (6 * other + 12 * other**2) for other in (width - 1, width + 1)]
+        others = [GateUNet(other, 2 * other, (2, 6, 3)).cost for other in (width - 4, width + 4) if other]
         assert all(abs(found.cost - budget) <= abs(other - budget) for other in others)
         assert build_network("equal-multiply-adds", budget).cost == found.cost
 
@@ -112,7 +113,7 @@ def test_one_tool_is_applied_once_to_every_image():
 
 def small(**changes):
     settings = {"iterations": 8, "batch": 2, "patch": 24, "evaluate_every": 2, "validation_images": 2, **changes}
-    return SingleConfig(settings.pop("network", "equal-multiply-adds"), **{"multiply_adds": 1_000, **settings})
+    return SingleConfig(settings.pop("network", "equal-multiply-adds"), **{"multiply_adds": 1_100, **settings})
 
 
 def test_training_patches_are_a_function_of_seed_and_place(photos):
@@ -140,7 +141,7 @@ def test_a_killed_run_resumes_and_ends_bit_for_bit_as_an_uninterrupted_one(photo
         if progress.iteration == 3:
             raise Killed
 
-    multiply_adds = None if network == "dncnn" else 1_000
+    multiply_adds = None if network == "dncnn" else 1_100
     config = small(network=network, optimizer=optimizer, iterations=4, patch=16, multiply_adds=multiply_adds)
     whole = train_single(config, *photos, tmp_path / "whole")
     with pytest.raises(Killed):
@@ -160,7 +161,7 @@ def test_the_card_says_what_was_seen_and_training_on_adds_to_it(photos, tmp_path
     assert card["patches_seen"] == 16 and card["seconds"] > 0 and card["data"] == "some"
     assert [iteration for iteration, _ in card["history"]] == [2, 4, 6, 8]
     assert card["validation_gain_db"] == max(gain for _, gain in card["history"])
-    assert card["parameters"] == parameters(build_network("equal-multiply-adds", 1_000))
+    assert card["parameters"] == parameters(build_network("equal-multiply-adds", 1_100))
     policy = load_single(tmp_path / "equal-multiply-adds.safetensors")
     assert policy.name == "equal-multiply-adds" and policy.card["patches_seen"] == 16
     assert policy.toolbox.tools[0].cost == card["multiply_adds_per_pixel"]
@@ -218,7 +219,7 @@ def test_rounds_are_added_until_a_network_has_been_trained_enough(photos, tmp_pa
 
 
 def test_weights_that_do_not_fit_their_card_are_refused(tmp_path):
-    network = build_network("equal-multiply-adds", 1_000)
+    network = build_network("equal-multiply-adds", 1_100)
     cost = {"network": "equal-multiply-adds", "multiply_adds_per_pixel": network.cost}
     save_weights(tmp_path / "own.safetensors", network.state_dict(), cost)
     assert load_single(tmp_path / "own.safetensors").toolbox.tools[0].cost == network.cost
@@ -234,7 +235,7 @@ def test_the_command_trains_a_network_and_does_not_train_it_twice(tmp_path, monk
     from restoration_env.cli import main
 
     monkeypatch.chdir(tmp_path)
-    command = ["train", "single", "equal-multiply-adds", "--multiply-adds", "1000", "--iterations", "2", "--batch", "2"]
+    command = ["train", "single", "equal-multiply-adds", "--multiply-adds", "1100", "--iterations", "2", "--batch", "2"]
     written = []
     for _ in range(2):
         with pytest.raises(SystemExit) as end:
@@ -245,7 +246,7 @@ def test_the_command_trains_a_network_and_does_not_train_it_twice(tmp_path, monk
     output = capsys.readouterr()
     assert "4 patches" in output.out and "already trained" in output.err
     card = json.loads((tmp_path / "out" / "equal-multiply-adds.json").read_text())
-    given = "--images bundled --iterations 2 --batch 2 --multiply-adds 1000"
+    given = "--images bundled --iterations 2 --batch 2 --multiply-adds 1100"
     assert card["command"] == f"restoration-env train single equal-multiply-adds {given}"
     assert card["patches_seen"] == 4 and card["converged"] is False
     load_single(tmp_path / "out" / "equal-multiply-adds.safetensors")
