@@ -37,7 +37,8 @@ def _conv(inputs: int, outputs: int, *, bias: bool = True) -> nn.Conv2d:
 
 def _begin_gently(head: nn.Conv2d, tail: nn.Conv2d) -> None:
     """Begin as the identity that looks at contrast only, as the tools do (restoration_env.tools.training)."""
-    nn.init.zeros_(tail.weight)
+    for parameter in tail.parameters():
+        nn.init.zeros_(parameter)
     with torch.no_grad():
         head.weight.sub_(head.weight.mean(dim=(2, 3), keepdim=True))
 

@@ -172,7 +172,7 @@ def test_the_card_says_what_was_seen_and_training_on_adds_to_it(photos, tmp_path
     assert more["started_from"]["sha256"] == policy.card["sha256"]
     assert more["validation_gain_db"] >= card["validation_gain_db"]
     with pytest.raises(InvalidArgument, match="start"):
-        train_single(small(multiply_adds=2_000), *photos, tmp_path / "more", start=start)
+        train_single(small(multiply_adds=4_000), *photos, tmp_path / "more", start=start)
 
 
 def test_resuming_with_another_configuration_says_what_changed(photos, tmp_path):
