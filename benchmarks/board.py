@@ -134,11 +134,14 @@ def markdown(board: Mapping[str, Any], families: tuple[str, ...] = ()) -> str:
     """
     suites = {name: suite for name, suite in board["suites"].items() if suite["rows"][0].get("gain") is not None}
     first = next(iter(suites.values()))
+    regret = any("regret" in row for suite in suites.values() for row in suite["rows"])
+    columns = [*(["regret"] if regret else []), "LPIPS", "harmed", "tools", "parameters", "M multiply-adds"]
+    columns += ["ms, batch 1 / 256", "training patches"]
+    inputs = [*(_input(suite) for suite in suites.values()), *([""] if regret else []), _looks(suites)]
     lines = [
-        f"| PSNR gain in dB | {' | '.join(suites)} | LPIPS | harmed | tools | parameters | M multiply-adds | "
-        "ms, batch 1 / 256 | training patches |",
-        "|---|" + "---|" * (len(suites) + 7),
-        f"| *the input* | {' | '.join(_input(suite) for suite in suites.values())} | {_looks(suites)} | | | | | | |",
+        f"| PSNR gain in dB | {' | '.join((*suites, *columns))} |",
+        "|---|" + "---|" * (len(suites) + len(columns)),
+        f"| *the input* | {' | '.join(inputs)} |" + " |" * (len(suites) + len(columns) - len(inputs)),
     ]
     mean = {row["policy"]: _mean_gain(suites, row["policy"]) for suite in suites.values() for row in suite["rows"]}
     for label in sorted(mean, key=lambda label: -mean[label]):
@@ -149,13 +152,15 @@ def markdown(board: Mapping[str, Any], families: tuple[str, ...] = ()) -> str:
         gains = [f"{row['gain']:+.2f} ± {(row['gain_high'] - row['gain_low']) / 2:.2f}" if row else "" for row in found]
         times = " / ".join(filter(None, (written(rows[0], key) for key in ("batch_1", "batch_256"))))
         name = f"*{label}*" if rows[0]["family"] == "oracle" else label
-        cells = [_joined(rows, "lpips"), _joined(rows, "harmed"), _joined(rows, "mean_tools")]
+        cells = [_joined(rows, "regret") if rows[0]["family"] != "oracle" else ""] if regret else []
+        cells += [_joined(rows, "lpips"), _joined(rows, "harmed"), _joined(rows, "mean_tools")]
         cells += [written(rows[0], "parameters"), _joined(rows, "multiply_adds"), times]
         lines.append(f"| {name} | {' | '.join((*gains, *cells, written(rows[0], 'training_patches')))} |")
     lines += [
         "",
         f"{first['patches']:,} patches of 63x63 for each severity, from {first['images']}; ± half the 95 % bootstrap "
-        f"interval. Where there are several numbers, they are for {', '.join(suites)}; harmed: images made worse.",
+        f"interval. Where there are several numbers, they are for {', '.join(suites)}; harmed: images made worse"
+        + ("; regret: how far behind the greedy oracle of the same tools, in dB." if regret else "."),
     ]
     return "\n".join(lines)
 

@@ -370,6 +370,13 @@ def test_the_markdown_says_what_the_table_says(tmp_path):
     line = next(line for line in text.splitlines() if line.startswith("| drqn"))
     assert all(f"{row['gain']:+.2f} ±" in line for row in rows) and "523,931" in line
     assert "| input |" not in text and "| *the input* | *PSNR " in text
+    assert "regret" not in text
+    for suite, regret in zip(suites.values(), (0.25, 1.5), strict=True):
+        suite["rows"][1]["regret"] = regret
+    known = [line for line in markdown({"suites": suites}).splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in known}) == 1
+    column = known[0].split(" | ").index("regret")
+    assert next(line for line in known if line.startswith("| drqn")).split(" | ")[column] == "0.25 / 1.50"
 
 
 def test_single_networks_are_found_in_a_folder_or_by_their_path(tmp_path):
