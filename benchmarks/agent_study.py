@@ -18,7 +18,7 @@ from restoration_env.agents.drqn import DRQNConfig, train_drqn
 from restoration_env.agents.exact import ExactConfig, train_exact
 from restoration_env.agents.lookahead_training import LookaheadConfig, train_lookahead
 from restoration_env.agents.policies import Policy
-from restoration_env.agents.sb3 import ALGORITHMS
+from restoration_env.agents.sb3 import ALGORITHMS, find_algorithm
 from restoration_env.agents.sb3_policy import load_sb3_policy
 from restoration_env.agents.sb3_training import SB3Config, train_sb3
 from restoration_env.benchmarks.comparison import Row, evaluate
@@ -82,6 +82,8 @@ _EXACT = {
     "evaluate_every": 5,
     "validation_images": 128,
 }
+_SB3 = {"severity": "any", "evaluate_every": 2_000, "validation_images": 192}
+_ACTIONS = {"a2c": 40_000, "recurrent-ppo": 40_000}  # they learn later, and each action costs them less
 _RAINBOW = {"double": True, "dueling": True, "n_step": 3, "prioritised": 0.6}
 
 STUDIES: dict[str, tuple[Contestant, ...]] = {
@@ -105,7 +107,7 @@ STUDIES: dict[str, tuple[Contestant, ...]] = {
         Contestant(
             row.name,
             "sb3",
-            {"algo": row.name, "steps": 20_000, "severity": "any", "evaluate_every": 2_000, "validation_images": 192},
+            {"algo": row.name, "steps": _ACTIONS.get(row.name, 20_000), **_SB3},
         )
         for row in ALGORITHMS
     ),
@@ -168,6 +170,9 @@ class Workshop:
             "images": Path(self.images).name,
             "precision": self.precision,
         }
+        if contestant.algorithm == "sb3":
+            row = find_algorithm(config.algo)
+            identity["algorithm"] = f"{row.learning_rate}, {row.steps}, {row.settings}, {row.network}"
         if path.with_suffix(".json").exists():
             card = read_weights(path)[1]
             check_same_configuration(card.get("study", {}), identity)

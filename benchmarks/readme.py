@@ -13,7 +13,7 @@ from restoration_env.benchmarks.board import RESULTS, markdown, read_board, read
 from restoration_env.benchmarks.joint_study import joint_study_table
 from restoration_env.benchmarks.leaderboard import PATCH_SUITES
 from restoration_env.benchmarks.magnitudes import magnitudes_table
-from restoration_env.benchmarks.study_tables import policies_table
+from restoration_env.benchmarks.study_tables import contestants_table, fewer_images_table, policies_table
 from restoration_env.benchmarks.training_cost import Stage, toolbox_stages
 from restoration_env.files import replacing
 
@@ -252,9 +252,12 @@ _TABLES: dict[str, Callable[[], str]] = {
     "losses": partial(_drawn, "chains", losses_table),
     "stages_modern": lambda: stages_table("cnn12-modern"),
     "policies": lambda: policies_table(read_result(RESULTS / "baselines.json"), read_result(RESULTS / "policies.json")),
+    "fewer_images": partial(_drawn, "variants", fewer_images_table),
     **{
         name: partial(_drawn, name, draw)
         for name, draw in (
+            ("variants", contestants_table),
+            ("horizons", contestants_table),
             ("gain_matrix", tools_table),
             ("chains", before_and_after),
             ("looks", looks_table),
