@@ -1,6 +1,7 @@
 """Studies of agents: equal budgets, several seeds, the numbers and the picture made of them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from checks import write_checks
 from helpers import tiny  # registers the toolbox
 from PIL import Image
 
+from restoration_env.agents import sb3
 from restoration_env.agents.sb3 import algorithm_names
 from restoration_env.benchmarks.agent_study import STUDIES, Workshop, contestants, curve, images_needed, mean_curve
 from restoration_env.benchmarks.curves import draw_curves
@@ -106,7 +108,7 @@ def test_the_command_compares_over_seeds_and_makes_no_run_twice(images, tmp_path
     assert "severity=noise" in said and "severity=blur" in said
 
 
-def test_baselines_run_in_the_same_workshop(images, tmp_path) -> None:
+def test_baselines_run_in_the_same_workshop(images, tmp_path, monkeypatch) -> None:
     changes = {"steps": 64, "envs": 4, "evaluate_every": 32, "validation_images": 2, "patch_size": 20}
     runs = Workshop(tmp_path / "runs", str(images), "tiny", changes={**changes, "severity": "noise"})
     (contestant,) = contestants("baselines", ["a2c"])
@@ -114,3 +116,7 @@ def test_baselines_run_in_the_same_workshop(images, tmp_path) -> None:
     assert card["training"]["steps_done"] >= 64 and 20 <= card["images_seen"] <= 64
     assert [x for x, _ in curve(card)][:2] == [32, 64]
     assert runs.load(contestant, 0).name == "a2c"
+    changed = tuple(replace(row, learning_rate=1e-5) for row in sb3.ALGORITHMS)
+    monkeypatch.setattr(sb3, "ALGORITHMS", changed)  # a run made with another row of the table is not this one
+    with pytest.raises(InvalidArgument, match="algorithm"):
+        runs.train(contestant, 0)
