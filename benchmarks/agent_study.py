@@ -83,7 +83,7 @@ _EXACT = {
     "validation_images": 128,
 }
 _SB3 = {"severity": "any", "evaluate_every": 2_000, "validation_images": 192}
-_ACTIONS = {"dqn": 20_000, "qrdqn": 20_000}  # the others learn later, and each action costs them half as much
+_ACTIONS = {"a2c": 40_000, "maskable-ppo": 40_000, "recurrent-ppo": 40_000}  # they begin to see later
 _RAINBOW = {"double": True, "dueling": True, "n_step": 3, "prioritised": 0.6}
 
 STUDIES: dict[str, tuple[Contestant, ...]] = {
@@ -107,7 +107,7 @@ STUDIES: dict[str, tuple[Contestant, ...]] = {
         Contestant(
             row.name,
             "sb3",
-            {"algo": row.name, "steps": _ACTIONS.get(row.name, 40_000), **_SB3},
+            {"algo": row.name, "steps": _ACTIONS.get(row.name, 20_000), **_SB3},
         )
         for row in ALGORITHMS
     ),
