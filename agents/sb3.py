@@ -62,12 +62,12 @@ _ROLLOUT = {
     "normalize_advantage": True,
 }
 _CLIPPED = {**_ROLLOUT, "batch_size": 32, "n_epochs": 4}
-_IN_TIME = {**_CLIPPED, "vf_coef": 2.0}
+_RECURRENT = {**_CLIPPED, "vf_coef": 2.0}  # with more it learned unsteadily
 _ADAM = {**_ROLLOUT, "use_rms_prop": False}
 _VALUES = {"net_arch": [64]}
 _ACTOR_CRITIC = {"net_arch": [64], "ortho_init": False}  # orthogonal weights would replace those of the features
 # A critic behind the actor's memory would send nothing back to the eyes: it has none, and looks for itself.
-_RECURRENT = {**_ACTOR_CRITIC, "lstm_hidden_size": 64, "shared_lstm": False, "enable_critic_lstm": False}
+_MEMORY = {**_ACTOR_CRITIC, "lstm_hidden_size": 64, "shared_lstm": False, "enable_critic_lstm": False}
 _QUANTILES = {**_VALUES, "n_quantiles": 50}
 
 # Rewards are in units of ten dB. Small batches of few steps: what takes long here is to learn to see.
@@ -77,7 +77,7 @@ ALGORITHMS = (
     Algorithm("a2c", "stable_baselines3:A2C", "MultiInputPolicy", 2e-3, 48, _ADAM, _ACTOR_CRITIC),
     Algorithm("ppo", "stable_baselines3:PPO", "MultiInputPolicy", 1e-3, 256, _CLIPPED, _ACTOR_CRITIC),
     Algorithm("maskable-ppo", "sb3_contrib:MaskablePPO", "MultiInputPolicy", 1e-3, 256, _CLIPPED, _ACTOR_CRITIC),
-    Algorithm("recurrent-ppo", "sb3_contrib:RecurrentPPO", "MultiInputLstmPolicy", 1e-3, 256, _IN_TIME, _RECURRENT),
+    Algorithm("recurrent-ppo", "sb3_contrib:RecurrentPPO", "MultiInputLstmPolicy", 1e-3, 256, _RECURRENT, _MEMORY),
 )
 
 
