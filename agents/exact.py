@@ -48,6 +48,7 @@ class ExactConfig:
         temperature: in dB, how near.
         closeness: in dB, how far behind the best an action may be before its value no longer matters.
         discount: of what follows a step; the agent that ships was trained without one (1.0).
+        returns: "played" plays what follows each branch to the end, "estimated" trusts the target network.
         start: an agent, by name or path, whose weights to start from, or ""; the toolbox may have further tools after
             those it knows.
         pretraining: iterations in which the convolutions first learn to tell the strengths of damage
@@ -71,6 +72,7 @@ class ExactConfig:
     temperature: float = 0.5
     closeness: float = 1.0
     discount: float = 0.95
+    returns: str = "played"
     start: str = ""
     pretraining: int = 1_500
     evaluate_every: int = 100
@@ -182,6 +184,7 @@ class _Run:
             temperature=config.temperature,
             closeness=config.closeness,
             discount=config.discount,
+            returns=config.returns,
             seed=config.seed,
         )
         # An average of the learner, and steadier. While it learns its values, and so its caution, are in other units.

@@ -19,10 +19,13 @@ from torch import Tensor, nn
 
 from restoration_env.agents.network import UNIT, State, ToolchainNetwork
 from restoration_env.agents.replay import EpisodeReplay
+from restoration_env.errors import UnknownName
 from restoration_env.metrics import psnr
 from restoration_env.pixels import eight_bit
 from restoration_env.toolbox import Toolbox
 from restoration_env.turning import turned
+
+RETURNS = ("played", "estimated")
 
 
 class Labelled(NamedTuple):
@@ -86,9 +89,12 @@ class ExactValues:
         following: float = 0.99,
         closeness: float = 1.0,
         discount: float = 0.95,
+        returns: str = "played",
         seed: int = 0,
     ) -> None:
-        self.network, self.max_steps, self.unit = network, max_steps, unit
+        if returns not in RETURNS:
+            raise UnknownName("returns", returns, RETURNS)
+        self.network, self.max_steps, self.unit, self.returns = network, max_steps, unit, returns
         self.explore, self.temperature = explore, temperature / unit
         self.following, self.closeness, self.discount = following, closeness, discount
         self.target = copy.deepcopy(network).requires_grad_(False).eval()
@@ -114,9 +120,12 @@ class ExactValues:
             values = qualities - quality
             if left:
                 _, theirs = self.target(seen, last, theirs)
-                for action, branch in enumerate(branches):
-                    used = torch.full_like(last, action)
-                    values[action] += self._worth(eight_bit(branch), used, own, theirs)
+                if self.returns == "played":
+                    values += self._played(toolbox, clean, branches, qualities, theirs, left)
+                else:
+                    for action, branch in enumerate(branches):
+                        used = torch.full_like(last, action)
+                        values[action] += self._worth(eight_bit(branch), used, own, theirs)
             stop = torch.zeros(1, n, dtype=values.dtype, device=device)
             steps.append((seen, last, torch.cat((values, stop)).T.float(), going))
             actions = near_choice(q, self.explore, self.temperature, self.generator)
@@ -127,6 +136,27 @@ class ExactValues:
             last = torch.where(going, actions, last)
         self.replay.add(Labelled(*(torch.stack(parts, 1) for parts in zip(*steps, strict=True))))
         self.images += n
+
+    def _played(
+        self, toolbox: Toolbox, clean: Tensor, branches: Tensor, qualities: Tensor, theirs: State, left: int
+    ) -> Tensor:
+        """What the target gains from each branch in the steps that are left, by playing them: (tools, N), in dB.
+
+        Never less than nothing: stopping at once is always possible, and a target that knows nothing yet should not
+        make good tools look bad.
+        """
+        tools, n = branches.shape[:2]
+        images, wanted = branches.flatten(0, 1), clean.repeat(tools, 1, 1, 1)
+        last = torch.arange(tools, device=clean.device).repeat_interleave(n)
+        state: State = (theirs[0].repeat(tools, 1), theirs[1].repeat(tools, 1))
+        stopped = torch.zeros_like(last, dtype=torch.bool)
+        for _ in range(left):
+            q, state = self.target(eight_bit(images), last, state)
+            last = torch.where(stopped, toolbox.stop, q.argmax(1))
+            stopped = last == toolbox.stop
+            images = toolbox.apply(images, last, check=False)
+        gained = psnr(images, wanted).view(tools, n) - qualities
+        return gained.clamp_min(0.0) * self.discount
 
     def _worth(self, images: Tensor, last: Tensor, own: State, theirs: State) -> Tensor:
         """What an image is still worth in dB: the target's value of the action that the learner prefers.

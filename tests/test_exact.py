@@ -14,7 +14,7 @@ from restoration_env.agents.pretraining import pretrain, strengths
 from restoration_env.agents.validation import mean_gains, validation_batches
 from restoration_env.distortions import recipe
 from restoration_env.episodes import Episodes
-from restoration_env.errors import InvalidArgument
+from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.images import load_images
 from restoration_env.metrics import psnr
 from restoration_env.toolbox import Tool, Toolbox
@@ -44,7 +44,7 @@ def test_the_last_step_knows_every_reward_exactly():
 
 
 def test_earlier_steps_add_the_best_that_the_target_expects():
-    values, (clean, damaged) = learner(max_steps=2, explore=0.0), pair(1)
+    values, (clean, damaged) = learner(max_steps=2, explore=0.0, returns="estimated"), pair(1)
     with torch.no_grad():
         values.target.q.weight.zero_()
         values.target.q.bias.copy_(torch.tensor([0.3, 0.1, -1.0, 0.2]))  # at best 0.3 units, 3 dB
@@ -53,6 +53,31 @@ def test_earlier_steps_add_the_best_that_the_target_expects():
     reward = (psnr(tiny()["brighten"](damaged), clean) - psnr(damaged, clean)).item()
     assert stored.values[0, 0, 0].item() == pytest.approx(reward + 0.95 * 3.0, abs=1e-4)
     assert values.images == 1
+
+
+@pytest.mark.parametrize("steps", [2, 3])
+@pytest.mark.parametrize("preferred", range(TOOLS + 1))
+def test_what_follows_is_played_as_the_target_would(preferred, steps):
+    values, (clean, damaged) = learner(max_steps=steps, explore=0.0), pair(3)
+    with torch.no_grad():
+        values.target.q.weight.zero_()
+        values.target.q.bias.copy_(torch.eye(TOOLS + 1)[preferred] * 7.0)  # it promises far more than there is
+    values.visit(tiny(), clean, damaged)
+    stored, tools = values.replay.take(torch.arange(3)), list(tiny())
+    for action in range(TOOLS):
+        first = tools[action](damaged)
+        last = first
+        for _ in range(steps - 1):
+            last = last if preferred == STOP else tools[preferred](last)
+        followed = (psnr(last, clean) - psnr(first, clean)).clamp_min(0.0)
+        wanted = psnr(first, clean) - psnr(damaged, clean) + 0.95 * followed
+        torch.testing.assert_close(stored.values[:, 0, action], wanted.float(), atol=1e-3, rtol=0)
+    assert bool((stored.values[..., STOP] == 0).all())
+
+
+def test_returns_that_there_are_not():
+    with pytest.raises(UnknownName, match="returns must be one of played, estimated, got 'guessed'"):
+        learner(returns="guessed")
 
 
 def test_a_stopped_episode_is_not_learned_from():
