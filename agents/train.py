@@ -85,6 +85,7 @@ def _shown(gains: Mapping[str, float]) -> str:
 @click.option("--validation-images", type=int, help="Images in a validation.")
 @click.option("--batch", type=int, help="Images side by side.")
 @click.option("--pretraining", type=int, help="Iterations of telling damage apart first (exact).  [default: 1500]")
+@click.option("--returns", help="What follows a tool: played to the end, or estimated (exact).  [default: played]")
 @click.option("--start", help="An agent, by name or path, whose weights to start from.")
 @click.option("--warmup", type=int, help="Images before the first update.  [default: 1024 drqn, 0 exact]")
 @click.option("--width", type=int, help="Chains of the finished agent's beam (lookahead).  [default: 2]")

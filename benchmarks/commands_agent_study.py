@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from restoration_env.benchmarks.agent_study import (
     mean_curve,
     over_seeds,
 )
+from restoration_env.benchmarks.board import read_result
 from restoration_env.benchmarks.curves import draw_curves
+from restoration_env.benchmarks.keeping import with_study
 from restoration_env.benchmarks.suites import patch_suite
 from restoration_env.cli import progress_bar
 from restoration_env.devices import find_device, keep_freed_memory
@@ -51,6 +54,7 @@ _REFERENCE = "exact values"  # how many fewer images it needs is what the study 
 @click.option("--device", default="auto", show_default=True)
 @click.option("--threads", default=0, help="CPU threads; 0 leaves torch's choice.")
 @click.option("--folder", default="", help="Of the runs; those in it are not made again.  [default: runs/NAME]")
+@click.option("--keep", type=click.Path(path_type=Path), help="Take over the other rows of this earlier result.")
 @click.option("--json", "json_path", type=click.Path(), help="Write the numbers here.")
 @click.option("--picture", type=click.Path(), help="Draw the learning curves here (PNG).")
 def study(
@@ -66,6 +70,7 @@ def study(
     device: str,
     threads: int,
     folder: str,
+    keep: Path | None,
     json_path: str | None,
     picture: str | None,
     **changes: Any,
@@ -82,7 +87,7 @@ def study(
         torch.set_num_threads(threads)
     changed = {option: value for option, value in changes.items() if value is not None}
     runs = Workshop(Path(folder or f"runs/{name}"), images, toolbox, precision, str(where), changed)
-    chosen = contestants(name, only)
+    chosen, earlier = contestants(name, only), read_result(keep) if keep else None
     size = changed.get("patch_size", 63)
     suites = {severity: patch_suite(test, split, recipe(severity), count, size=size) for severity in SEVERITY_RANGES}
     cards: dict[str, list[dict[str, Any]]] = {}
@@ -100,7 +105,6 @@ def study(
                 cards.setdefault(contestant.label, []).append(card)
                 measured.setdefault(contestant.label, []).append(runs.judge(contestant, seed, suites))
                 bar.advance(whole)
-    curves = {label: mean_curve([curve(card) for card in found]) for label, found in cards.items()}
     rows = {
         label: {
             "training": cards[label][0]["training"],
@@ -108,19 +112,23 @@ def study(
             "training_images": _mean(cards[label], "images_seen"),
             "training_seconds": _mean(cards[label], "seconds"),
             "suites": over_seeds(measured[label]),
-            "curve": [[round(value, 4) for value in point] for point in curves[label]],
+            "curve": [[round(value, 4) for value in point] for point in mean_curve([curve(card) for card in found])],
         }
-        for label in cards
+        for label, found in cards.items()
     }
-    options = {"images": images, "test": test, "split": split, "count": count, "seeds": seeds, "only": ",".join(only)}
-    options = {**options, **changed, "toolbox": toolbox, "precision": precision}
-    words = [f"--{k.replace('_', '-')} {Path(str(v)).name}" for k, v in options.items() if v not in (None, "")]
+    options = {"images": images, "test": test, "split": split, "count": count, "seeds": seeds, **changed}
+    options |= {"toolbox": toolbox, "precision": precision, "keep": keep}
+    words = [f"--{k.replace('_', '-')} {Path(str(v)).name}" for k, v in options.items() if v is not None]
+    words += [f"--only {shlex.quote(label)}" for label in only]
     facts = {s: {"patches": count, "images": suite.source, "sha256": suite.digest} for s, suite in suites.items()}
     result = {
         **provenance(f"restoration-env agent-study {name} {' '.join(words)}", where),
         "suites": facts,
         "rows": rows,
     }
+    if earlier:
+        result = with_study(result, earlier, STUDIES[name], changed, seeds)
+    curves = {label: [(x, mean, dev) for x, mean, dev in row["curve"]] for label, row in result["rows"].items()}
     if _REFERENCE in curves:
         result["images_for_the_same_gain"] = _fewer(curves)
     if json_path:

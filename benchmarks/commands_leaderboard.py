@@ -15,6 +15,7 @@ from rich.console import Console
 
 from restoration_env.benchmarks.board import BOARD, latency_path, markdown, read_board, read_result, suite_table
 from restoration_env.benchmarks.entries import Sources, entry_names, load_entry
+from restoration_env.benchmarks.keeping import with_board
 from restoration_env.benchmarks.latency import latencies
 from restoration_env.benchmarks.leaderboard import PATCH_SUITES, Protocol, Store, Tell, one_by_one
 from restoration_env.benchmarks.leaderboard import run as run_jobs
@@ -118,6 +119,7 @@ def timed(names: Sequence[str], sources: Sources, path: Path, made: Mapping[str,
 @source_options
 @store_option
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the table here.")
+@click.option("--keep", type=click.Path(path_type=Path), help="Take over the other rows of this earlier table.")
 @click.option("--latency/--no-latency", default=True, show_default=True, help="Time entries, beside the table.")
 @ray_options
 @click.option("--threads", default=1, show_default=True, help="CPU threads.")
@@ -125,6 +127,7 @@ def run(
     entries: tuple[str, ...],
     store: str,
     json_path: Path | None,
+    keep: Path | None,
     latency: bool,
     ray: str | None,
     workers: int | None,
@@ -139,7 +142,9 @@ def run(
     keep_freed_memory()
     protocol, sources = given(settings)
     names = entries or entry_names(sources)
-    made = provenance(command_line("run", protocol, sources, entries))
+    earlier = read_result(keep) if keep else None
+    words = command_line("run", protocol, sources, entries) + (f" --keep {keep.name}" if keep else "")
+    made = provenance(words)
     with progress_bar() as bar, ExitStack() as stack:
         task = bar.add_task("jobs", total=None, note="loading")
         spread = stack.enter_context(ray_cluster(ray, workers)) if ray else one_by_one
@@ -149,6 +154,8 @@ def run(
 
         table = run_jobs(names, protocol, sources, store, spread=spread, tell=tell)
         board = {**made, "protocol": asdict_short(protocol), "suites": table}
+        if earlier:
+            board = with_board(board, earlier, sources)
         if json_path:
             write_json(json_path, board)
         if json_path and latency:

@@ -219,17 +219,24 @@ def _table(
             for part in found:
                 whole.extend(part)
             rows.append({**entry_facts(name, entry), **summarise(whole, entry.toolbox)})
-    best = {row["toolbox"]: row["gain"] for row in rows if row["family"] == "oracle" and "gain" in row}
-    for row in rows:
-        if row["toolbox"] in best and "gain" in row:
-            row["regret"] = round(best[row["toolbox"]] - row["gain"], 4)
     built = [protocol.build(suite, seed) for seed in seeds]
     return {
         "patches": sum(len(part) for part in built),
         "images": built[0].source,
         "sha256": [part.digest for part in built],
-        "rows": rows,
+        "rows": know_regrets(rows),
     }
+
+
+def know_regrets(rows: Sequence[Row]) -> list[Row]:
+    """Rows with their regret to the oracle of their toolbox, where the table has one."""
+    best = {row["toolbox"]: row["gain"] for row in rows if row["family"] == "oracle" and "gain" in row}
+    return [
+        {**row, "regret": round(best[row["toolbox"]] - row["gain"], 4)}
+        if row["toolbox"] in best and "gain" in row
+        else row
+        for row in rows
+    ]
 
 
 def paired_differences(
