@@ -15,7 +15,7 @@ from restoration_env.agents.chains import Report
 from restoration_env.agents.demo import Scene
 from restoration_env.agents.photo import restore
 from restoration_env.agents.policies import Policy
-from restoration_env.distortions import BLUR_EDGES, JPEG_EDGES, NOISE_EDGES, recipe
+from restoration_env.distortions import BLUR_EDGES, JPEG_EDGES, NOISE_EDGES, Recipe, recipe
 from restoration_env.episodes import NO_ACTION, Episodes
 from restoration_env.errors import check_at_least
 from restoration_env.images import ImagePool, damaged_patches
@@ -275,15 +275,36 @@ def restored_scenes(
     order = sorted(range(len(which)), key=turns.__getitem__)[:count]
     scenes = []
     for number in order:
-        key = drawn[number : number + 1]
-        clean, damaged = ((part[0] * 255.0).round() for part in damaged_patches(pool, key, damage, side))
-        blur, noise, quality = (strength.item() for strength in damage.draw(uniform(key, 4, stream=2)))
-        result = restore(_pixels(damaged), agent)
-        values = tuple(psnr(_batch(frame), clean[None] / 255.0).item() for frame in result.frames)
-        name = Path(pool.names[which[number]]).stem
-        scenes.append(Scene(name, _pixels(clean), (blur, noise, quality), result, values))
+        scenes.append(_scene(agent, pool, damage, drawn[number : number + 1], side))
         report(len(scenes), count)
     return scenes
+
+
+def harmed_scenes(
+    agent: RestorationAgent, pool: ImagePool, record: PlayRecord, seed: int = 0, count: int = 4
+) -> list[Scene]:
+    """The patches that an agent made most worse, the worst first, played again.
+
+    Args:
+        agent: whose record it is.
+        pool: the clean images it was made from.
+        record: as `play_record` makes it.
+        seed: of the record.
+        count: at most so many.
+    """
+    size, keys = agent.network.patch_size, torch.from_numpy(draw_keys(np.random.default_rng(seed), len(record)))
+    worst = [row for row in record.gain.argsort()[:count].tolist() if record.gain[row] < _HARM]
+    return [_scene(agent, pool.fitting(size), recipe(record.severity), keys[row : row + 1], size) for row in worst]
+
+
+def _scene(agent: RestorationAgent, pool: ImagePool, damage: Recipe, key: Tensor, side: int) -> Scene:
+    """One square, damaged as its key (1,) says and restored."""
+    clean, damaged = ((part[0] * 255.0).round() for part in damaged_patches(pool, key, damage, side))
+    blur, noise, quality = (strength.item() for strength in damage.draw(uniform(key, 4, stream=2)))
+    result = restore(_pixels(damaged), agent)
+    values = tuple(psnr(_batch(frame), clean[None] / 255.0).item() for frame in result.frames)
+    name = Path(pool.names[int(pool.places(uniform(key, 3, stream=0), side)[0])]).stem
+    return Scene(name, _pixels(clean), (blur, noise, quality), result, values)
 
 
 def _pixels(image: Tensor) -> np.ndarray:

@@ -16,6 +16,7 @@ from restoration_env.agents.insight import (
     PlayRecord,
     action_shares,
     harm_rate,
+    harmed_scenes,
     mean_step_gains,
     mean_tools,
     play_record,
@@ -41,6 +42,7 @@ _PHOTOGRAPHS = 4
 @click.option("--seed", default=0, show_default=True, help="Of patches and damage.")
 @click.option("-o", "--output", default="policy.png", show_default=True, help="What it does (PNG), replaced if there.")
 @click.option("--strips", default="strips.png", show_default=True, help="Toolchains (PNG), replaced if there.")
+@click.option("--harmed", default="", help="Also draw the patches it made most worse (PNG), replaced if there.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
 @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -53,6 +55,7 @@ def look(
     seed: int,
     output: str,
     strips: str,
+    harmed: str,
     device: str,
     precision: str,
     as_json: bool,
@@ -60,14 +63,16 @@ def look(
     """Look at an agent: what it does with which damage, when it stops, what it harms.
 
     Draws two pictures: the share of every action at each step for weak and strong blur, noise and compression,
-    and toolchains on photographs with the Q values before every step.
+    and toolchains on photographs with the Q values before every step. With --harmed also what it made worse.
     """
-    for option, path in (("--output", output), ("--strips", strips)):
+    pictures = {"--output": output, "--strips": strips, **({"--harmed": harmed} if harmed else {})}
+    for option, path in pictures.items():
         if not path.lower().endswith(".png"):
             raise InvalidArgument(option, "a path that ends in .png", repr(path))
         check_target(path, overwrite=True)
-    if Path(output).resolve() == Path(strips).resolve():
-        raise InvalidArgument("--strips", "another file than --output", repr(strips))
+        earlier = [other for other, known in pictures.items() if Path(known).resolve() == Path(path).resolve()]
+        if earlier[0] != option:
+            raise InvalidArgument(option, f"another file than {earlier[0]}", repr(path))
     loaded = find_agent(agent, device, precision)
     pool = load_images(images, split)
     name, source = Path(agent).stem, f"{Path(images).name} ({split}, {len(pool)} images)"
@@ -89,20 +94,27 @@ def look(
         scenes = restored_scenes(
             loaded, pool, severity, _PHOTOGRAPHS, seed, report=lambda done, total: bar.update(last, completed=done)
         )
+        worst = harmed_scenes(loaded, pool, record, seed, _PHOTOGRAPHS) if harmed else []
     record = dataclasses.replace(record, policy=name)
     save_png(output, draw_policy(record, f"of {source}"))
     title = f"{name}, {severity} damage, seed {seed}: toolchains, and the Q values in dB that chose them"
     save_png(strips, draw_toolchains(scenes, record.names, title))
+    if worst:
+        title = f"{name}, {severity} damage: the patches it made most worse of {count}, and the Q values in dB"
+        save_png(harmed, draw_toolchains(worst, record.names, title))
+    drawn = {output: "policy", strips: "toolchains", **({harmed: "harmed"} if worst else {})}
     if as_json:
         photographs = [{**scene.as_json(), "q_values": scene.restoration.q_values.tolist()} for scene in scenes]
         facts = {"agent": agent, "images": source, "seed": seed, "actions": record.names, **summary(record)}
-        click.echo(json.dumps({**facts, "pictures": [output, strips], "photographs": photographs}, indent=2))
+        most = [scene.as_json() for scene in worst]
+        about = {**facts, "pictures": list(drawn), "photographs": photographs, "most_harmed": most}
+        click.echo(json.dumps(about, indent=2))
         return
     console = Console()
     console.print(policy_table(record))
     console.print(Text(f"{record.gain.mean():+.2f} dB, {percent(harm_rate(record))} made worse,"), end=" ")
     console.print(Text(f"{mean_tools(record):.2f} tools on average; {len(record)} patches of {source}"), soft_wrap=True)
-    console.print(Text(f"policy: {output}\ntoolchains: {strips}"), soft_wrap=True)
+    console.print(Text("\n".join(f"{what}: {path}" for path, what in drawn.items())), soft_wrap=True)
 
 
 def policy_table(record: PlayRecord) -> Table:

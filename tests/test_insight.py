@@ -328,6 +328,25 @@ def test_the_command_draws_both_pictures_and_prints_json(run):
         assert [step["name"] for step in photograph["steps"]] == ["damaged", "brighter"]
 
 
+def test_the_command_draws_what_was_made_most_worse(run, tmp_path):
+    status, out, _ = run("--json", "--harmed", "worse.png", "--count", 9)
+    facts = json.loads(out)
+    assert status == 0 and facts["harmed"] > 0 and facts["pictures"][-1] == "worse.png"
+    gains = [scene["gain"] for scene in facts["most_harmed"]]
+    assert gains == sorted(gains) and all(gain < 0 for gain in gains) and 1 <= len(gains) <= 4
+    agent, pool = scripted_agent(("brighter",)), load_images(tmp_path / "images", "all")
+    record = play_record(agent, agent.toolbox, pool, count=9, size=agent.network.patch_size)
+    assert gains == pytest.approx(sorted(record.gain.tolist())[: len(gains)], abs=0.05)  # the scenes are in eight bits
+    with Image.open("worse.png") as image:
+        assert image.width > 300
+
+
+def test_nothing_is_drawn_of_what_was_not_harmed(run, tmp_path):
+    save_agent(tmp_path / "agent" / "lamp.safetensors", scripted_agent(()), {})  # it stops at once
+    status, out, _ = run("--harmed", "worse.png")
+    assert status == 0 and "worse.png" not in out and not Path("worse.png").exists()
+
+
 def test_the_command_prints_a_table(run):
     status, out, err = run()
     assert status == 0 and "made worse" in out and "patches" in err
@@ -345,6 +364,8 @@ def test_the_command_prints_a_table(run):
         (["-o", "policy.jpg"], "--output must be a path that ends in .png"),
         (["--strips", "strips"], "--strips must be a path that ends in .png"),
         (["--strips", "./policy.png"], "--strips must be another file than --output"),
+        (["--harmed", "worse.gif"], "--harmed must be a path that ends in .png"),
+        (["--harmed", "strips.png"], "--harmed must be another file than --strips"),
         (["--severity", "awful"], "severity must be one of"),
         (["--count", 0], "count must be at least 1"),
         (["--seed", -1], "seed must be at least 0"),
