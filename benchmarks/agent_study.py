@@ -95,7 +95,7 @@ STUDIES: dict[str, tuple[Contestant, ...]] = {
         Contestant("prioritised", "drqn", {**_DRQN, "double": False, "prioritised": 0.6}),
         Contestant("all four", "drqn", {**_DRQN, **_RAINBOW}),
         Contestant("exact values", "exact", _EXACT),
-        Contestant("exact, estimated", "exact", {**_EXACT, "returns": "estimated"}),
+        Contestant("estimated values", "exact", {**_EXACT, "returns": "estimated"}),
     ),
     "horizons": tuple(
         Contestant(f"{steps} step{'s' * (steps > 1)}", "drqn", {**_DRQN, "max_steps": steps}) for steps in range(1, 7)
