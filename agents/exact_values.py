@@ -6,8 +6,7 @@ the branches the slowly following target network plays the steps that are left, 
 image teaches as much as an episode for every action at every step would.
 
 With ``returns="estimated"`` what follows is the value that the target gives to the action the learner prefers, as in
-double Q-learning, which costs half the tool runs. But of twelve estimates the best is mostly one that promises too
-much, and agents learn to put off what is to be done.
+double Q-learning, for half the tool runs. But of twelve estimates the best is mostly one that promises too much.
 """
 
 from __future__ import annotations
