@@ -90,6 +90,9 @@ def study(
     chosen, earlier = contestants(name, only), read_result(keep) if keep else None
     size = changed.get("patch_size", 63)
     suites = {severity: patch_suite(test, split, recipe(severity), count, size=size) for severity in SEVERITY_RANGES}
+    facts = {s: {"patches": count, "images": suite.source, "sha256": suite.digest} for s, suite in suites.items()}
+    if earlier:  # what cannot be taken over is refused before anything is trained
+        with_study({"suites": facts, "rows": {c.label: {} for c in chosen}}, earlier, STUDIES[name], changed, seeds)
     cards: dict[str, list[dict[str, Any]]] = {}
     measured: dict[str, list[dict[str, Any]]] = {}
     with progress_bar() as bar:
@@ -120,7 +123,6 @@ def study(
     options |= {"toolbox": toolbox, "precision": precision, "keep": keep}
     words = [f"--{k.replace('_', '-')} {Path(str(v)).name}" for k, v in options.items() if v is not None]
     words += [f"--only {shlex.quote(label)}" for label in only]
-    facts = {s: {"patches": count, "images": suite.source, "sha256": suite.digest} for s, suite in suites.items()}
     result = {
         **provenance(f"restoration-env agent-study {name} {' '.join(words)}", where),
         "suites": facts,

@@ -119,7 +119,9 @@ def timed(names: Sequence[str], sources: Sources, path: Path, made: Mapping[str,
 @source_options
 @store_option
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the table here.")
-@click.option("--keep", type=click.Path(path_type=Path), help="Take over the other rows of this earlier table.")
+@click.option(
+    "--keep", type=click.Path(path_type=Path), help="Take over the other rows of this earlier table; nothing is timed."
+)
 @click.option("--latency/--no-latency", default=True, show_default=True, help="Time entries, beside the table.")
 @ray_options
 @click.option("--threads", default=1, show_default=True, help="CPU threads.")
@@ -158,7 +160,7 @@ def run(
             board = with_board(board, earlier, sources)
         if json_path:
             write_json(json_path, board)
-        if json_path and latency:
+        if json_path and latency and not keep:  # times of different runs do not compare
             timed(names, sources, latency_path(json_path), made, tell)
     shown, console = read_board(json_path) if json_path else board, Console()
     for name, suite in shown["suites"].items():

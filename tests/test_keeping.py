@@ -50,6 +50,18 @@ def test_a_table_that_grew_is_the_table_measured_at_once(boards):
     assert grown["command"].endswith("--oracle none --keep first.json")
 
 
+def test_what_was_timed_before_stays_as_it_is(boards, tmp_path):
+    _, first, _ = boards
+    (tmp_path / "board.json").write_text(json.dumps(first))
+    times = json.dumps({"rows": {"drqn (cnn12)": {"batch_1": 5.0, "batch_256": 1.0}}})
+    (tmp_path / "board_latency.json").write_text(times)
+    words = ["leaderboard", "run", "input", "--suite", "mild", "--count", "3", "--no-looks", "--oracle", "none"]
+    words += ["--store", tmp_path / "store", "--json", tmp_path / "board.json", "--keep", tmp_path / "board.json"]
+    assert command(*words) == 0
+    assert (tmp_path / "board_latency.json").read_text() == times
+    assert len(json.loads((tmp_path / "board.json").read_text())["suites"]["mild"]["rows"]) == 3
+
+
 def test_a_row_that_is_measured_again_takes_its_old_place(boards):
     whole, first, _ = boards
     again = with_board(whole, first, NO_ORACLE)
@@ -106,7 +118,7 @@ def test_a_study_grows_and_compares_with_what_it_took_over(tmp_path, capsys):
     capsys.readouterr()
     assert study(tmp_path, images, "double", "other", "--keep", tmp_path / "first.json", "--seeds", "2") == 2
     assert "--keep must be a result with the same exact values, got seeds was 1, is 2" in capsys.readouterr().err
-    assert not (tmp_path / "other.json").exists()
+    assert not (tmp_path / "other.json").exists() and not list((tmp_path / "runs").glob("double-1*"))  # nor trained
 
 
 def test_rows_of_another_study_are_refused():
