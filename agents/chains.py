@@ -31,10 +31,13 @@ def check_search(clean: Tensor, damaged: Tensor, **counts: int) -> None:
     check_at_least(1, **counts)
 
 
-def parts(images: Tensor, held: int) -> tuple[Tensor, ...]:
-    """Rows to search together, so that ``held`` images for each of them stay within the memory meant for it."""
-    count = _PIXELS // (held * images.shape[-2] * images.shape[-1])
-    return torch.arange(len(images), device=images.device).split(max(1, min(_BATCH, count)))
+def parts(images: Tensor, held: int, together: int = 1) -> tuple[Tensor, ...]:
+    """Rows to search at once, so that ``held`` images for each of them stay within the memory meant for it.
+
+    Where ``together`` consecutive images share a chain, the numbers are those of such groups.
+    """
+    count = min(_BATCH, _PIXELS // (held * images.shape[-2] * images.shape[-1])) // together
+    return torch.arange(len(images) // together, device=images.device).split(max(1, count))
 
 
 def walk(

@@ -7,6 +7,9 @@ after every tool, and an image may keep what any prefix made of it: stopping is 
 The gains reported are those of the chosen chains played again as episodes on the whole batch. Convolutions round
 differently in batches of another size, so of two oracles that choose equally good chains one may seem better by a
 millionth of a dB.
+
+Several images may be made to share a chain, the best one in the mean: so one finds out what it is worth to know less
+than everything (`restoration_env.benchmarks.ceilings`).
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ def greedy(
     damaged: Tensor,
     *,
     max_steps: int = 3,
+    together: int = 1,
     report: Report = lambda done, total: None,
 ) -> OracleResult:
     """The best next tool, step after step, as long as there is a gain.
@@ -54,32 +58,35 @@ def greedy(
         clean: float (N, 3, H, W) in [0, 1].
         damaged: the same shape.
         max_steps: the most tools of a chain.
+        together: so many consecutive images get one chain, and what counts is their mean gain.
         report: called with the tool runs done and their number if no image stops early.
 
     Raises:
-        InvalidArgument: for images of other shapes, types or ranges, and for no steps.
+        InvalidArgument: for images of other shapes, types or ranges, no steps, and groups that do not come out even.
     """
-    check_search(clean, damaged, max_steps=max_steps)
+    check_search(clean, damaged, max_steps=max_steps, together=together)
     tools = len(toolbox)
     progress = Progress(report, len(damaged) * tools * max_steps)
-    found = _Best(damaged, clean, max_steps)
-    for part in parts(damaged, held=3):
-        going, images, target = part, damaged[part], clean[part]
+    found = _Best(damaged, clean, max_steps, together)
+    for part in parts(damaged, 3, together):
+        going, images, target = part, *(_members(side, part, together) for side in (damaged, clean))
         for step in range(max_steps):
             best, action, after = found.psnr[going], torch.full_like(going, NO_ACTION), images
             for tool in range(tools):
                 result, quality = run_tool(toolbox, tool, images, target)
+                quality = _mean(quality, together)
                 better = quality > best
                 best, action = torch.where(better, quality, best), torch.where(better, tool, action)
-                after = torch.where(better.view(-1, 1, 1, 1), result, after)
-                progress.add(len(going))
+                after = torch.where(better.repeat_interleave(together).view(-1, 1, 1, 1), result, after)
+                progress.add(len(images))
             gains = action != NO_ACTION
-            progress.add(int((~gains).sum()) * tools * (max_steps - step - 1))
-            going, images, target = going[gains], after[gains], target[gains]
+            progress.add(int((~gains).sum()) * together * tools * (max_steps - step - 1))
+            kept = gains.repeat_interleave(together)
+            going, images, target = going[gains], after[kept], target[kept]
             found.chains[going, step], found.psnr[going] = action[gains], best[gains]
             if not len(going):
                 break
-    return _replayed(toolbox, clean, damaged, found.chains)
+    return play(toolbox, clean, damaged, found.chains.repeat_interleave(together, 0))
 
 
 @torch.no_grad()
@@ -136,7 +143,7 @@ def beam(
             kept = _fill_slots(values, tools, slots[step + 1])
             prefixes = torch.stack(children, 1).unflatten(0, (len(part), count)).flatten(1, 2)[rows[:, None], kept]
             chains = chains[rows[:, None], kept]
-    return _replayed(toolbox, clean, damaged, found.chains)
+    return play(toolbox, clean, damaged, found.chains)
 
 
 @torch.no_grad()
@@ -146,6 +153,7 @@ def exhaustive(
     damaged: Tensor,
     *,
     max_steps: int = 3,
+    together: int = 1,
     report: Report = lambda done, total: None,
 ) -> OracleResult:
     """The best of all chains: of twelve tools and three steps, 1 + 12 + 144 + 1,728 for each image.
@@ -158,19 +166,21 @@ def exhaustive(
         clean: float (N, 3, H, W) in [0, 1].
         damaged: the same shape.
         max_steps: the most tools of a chain.
+        together: so many consecutive images get one chain, and what counts is their mean gain.
         report: called with the tool runs done and in all.
 
     Raises:
-        InvalidArgument: for images of other shapes, types or ranges, and for no steps.
+        InvalidArgument: for images of other shapes, types or ranges, no steps, and groups that do not come out even.
     """
-    check_search(clean, damaged, max_steps=max_steps)
+    check_search(clean, damaged, max_steps=max_steps, together=together)
     progress = Progress(report, len(damaged) * count_chains(len(toolbox), max_steps))
-    found = _Best(damaged, clean, max_steps)
-    for part in parts(damaged, held=max_steps + 4):
-        for chain, quality in walk(toolbox, clean[part], damaged[part], max_steps):
-            found.offer(part, quality, torch.tensor(chain, device=part.device))
-            progress.add(len(part))
-    return _replayed(toolbox, clean, damaged, found.chains)
+    found = _Best(damaged, clean, max_steps, together)
+    for part in parts(damaged, max_steps + 4, together):
+        images, target = (_members(side, part, together) for side in (damaged, clean))
+        for chain, quality in walk(toolbox, target, images, max_steps):
+            found.offer(part, _mean(quality, together), torch.tensor(chain, device=part.device))
+            progress.add(len(images))
+    return play(toolbox, clean, damaged, found.chains.repeat_interleave(together, 0))
 
 
 def regret(oracle: OracleResult, gain: Tensor) -> Tensor:
@@ -192,11 +202,13 @@ def regret(oracle: OracleResult, gain: Tensor) -> Tensor:
 
 
 class _Best:
-    """The best chain of each image so far; at first it is left alone."""
+    """The best chain of each image, or of each group of them, so far; at first it is left alone."""
 
-    def __init__(self, damaged: Tensor, clean: Tensor, max_steps: int) -> None:
-        self.psnr = psnr(damaged, clean)
-        self.chains = torch.full((len(damaged), max_steps), NO_ACTION, device=damaged.device)
+    def __init__(self, damaged: Tensor, clean: Tensor, max_steps: int, together: int = 1) -> None:
+        if len(damaged) % together:
+            raise InvalidArgument("together", f"a number that divides that of the images, {len(damaged)}", together)
+        self.psnr = _mean(psnr(damaged, clean), together)
+        self.chains = torch.full((len(self.psnr), max_steps), NO_ACTION, device=damaged.device)
 
     def offer(self, part: Tensor, quality: Tensor, chains: Tensor) -> None:
         """Take chains, (steps,) or one for each image, where they are better, or as good and shorter."""
@@ -218,8 +230,26 @@ def _fill_slots(quality: Tensor, tools: int, count: int) -> Tensor:
     return torch.stack(kept, 1)
 
 
-def _replayed(toolbox: Toolbox, clean: Tensor, damaged: Tensor, chains: Tensor) -> OracleResult:
-    """The result of toolchains (N, max_steps), by playing them."""
+def _members(images: Tensor, groups: Tensor, together: int) -> Tensor:
+    """The images of some groups of ``together`` consecutive ones."""
+    return images.unflatten(0, (-1, together))[groups].flatten(0, 1)
+
+
+def _mean(quality: Tensor, together: int) -> Tensor:
+    """The mean of each group."""
+    return quality.view(-1, together).mean(1)
+
+
+@torch.no_grad()
+def play(toolbox: Toolbox, clean: Tensor, damaged: Tensor, chains: Tensor) -> OracleResult:
+    """The result of toolchains, by playing them.
+
+    Args:
+        toolbox: holds the tools.
+        clean: float (N, 3, H, W) in [0, 1].
+        damaged: the same shape.
+        chains: int64 (N, max_steps), tools, then ``NO_ACTION``.
+    """
     episodes = Episodes(toolbox, max_steps=chains.shape[1])
     episodes.begin(damaged, clean)
     for actions in torch.where(chains == NO_ACTION, toolbox.stop, chains).unbind(1):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from restoration_env.agents.oracles import beam, exhaustive, greedy
+from restoration_env.agents.oracles import OracleResult, beam, exhaustive, greedy
 from restoration_env.agents.policies import FixedChain, Policy, StopAtOnce
 from restoration_env.benchmarks.suites import Suite
 from restoration_env.episodes import NO_ACTION, Episodes
@@ -21,7 +21,7 @@ from restoration_env.perceptual import lpips
 from restoration_env.toolbox import Toolbox
 
 HARM = -1e-6  # dB; less is rounding
-ORACLES = {"greedy": greedy, "beam": beam, "exhaustive": exhaustive}
+ORACLES: dict[str, Callable[..., OracleResult]] = {"greedy": greedy, "beam": beam, "exhaustive": exhaustive}
 _BATCH = 128
 _RESAMPLES = 2000
 _SMALLEST = {"ssim": 7, "lpips": 31}  # pixels on the shorter side

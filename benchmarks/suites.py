@@ -182,8 +182,8 @@ def patch_suite(
             levels.
     """
     pool = load_images(images, split).fitting(size)
-    check = _inspector(damage.name)
-    parts = [damaged_patches(pool, part, damage, size, inspect=check) for part in _keys(damage, count, seed).split(128)]
+    check, keys = _inspector(damage.name), patch_keys(damage, count, seed)
+    parts = [damaged_patches(pool, part, damage, size, inspect=check) for part in keys.split(128)]
     clean, damaged = (_levels(torch.cat(side)) for side in zip(*parts, strict=True))
     if limit is not None:
         error = (damaged.double() - clean.double()).square().mean(dim=(1, 2, 3)) / 255.0**2
@@ -195,7 +195,7 @@ def patch_suite(
 def whole_suite(images: str, split: str, damage: Recipe, count: int, *, seed: int = SEED) -> Suite:
     """A suite of at most ``count`` whole images, spread evenly over the source; arguments as for `patch_suite`."""
     pool = load_images(images, split)
-    check, keys = _inspector(damage.name), _keys(damage, len(pool), seed)
+    check, keys = _inspector(damage.name), patch_keys(damage, len(pool), seed)
     clean, damaged = [], []
     for number in _spread(len(pool), count):
         key, image = keys[number : number + 1], pool.images[number][None].double() / 255.0
@@ -219,7 +219,8 @@ def real_suite(images: str, count: int) -> Suite:
     return Suite("real", unknown, damaged, _source(images, "all", pool), _digest(photos))
 
 
-def _keys(damage: Recipe, count: int, seed: int) -> Tensor:
+def patch_keys(damage: Recipe, count: int, seed: int = SEED) -> Tensor:
+    """The keys of a suite's images, int64 (count,), each of which everything about its image follows from."""
     stream = int.from_bytes(hashlib.sha256(damage.name.encode()).digest()[:4], "big")
     return torch.from_numpy(draw_keys(np.random.default_rng([seed, stream]), count))
 

@@ -157,6 +157,8 @@ def damaged_patches(
     grid: str = "aligned",
     device: torch.device | str = "cpu",
     turns: bool = False,
+    place_keys: Tensor | None = None,
+    noise_keys: Tensor | None = None,
     inspect: Callable[[Tensor], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Clean and damaged patches, each a pure function of its key.
@@ -174,6 +176,8 @@ def damaged_patches(
         grid: "aligned" cuts at multiples of 8, as published; "random" cuts anywhere.
         device: where the patches are damaged and returned.
         turns: turn and mirror each clean patch in one of the eight ways before it is damaged, to learn from.
+        place_keys: int64 (N,), to cut the patches where those of other keys lie; None for their own.
+        noise_keys: int64 (N,), to add the noise of other keys.
         inspect: computes the damage in float64, and is shown its values, float64 (N, 3, H, W) in [0, 1], before
             compression rounds them to eight bits.
 
@@ -181,7 +185,8 @@ def damaged_patches(
         clean and damaged, float32 (float64 if inspected) (N, 3, size, size) in [0, 1].
     """
     keys = keys.to(device)
-    which, corners = pool.places(uniform(keys, 3, stream=0), size, grid)
+    place_keys, noise_keys = (keys if other is None else other.to(device) for other in (place_keys, noise_keys))
+    which, corners = pool.places(uniform(place_keys, 3, stream=0), size, grid)
     # The JPEG blocks that decide a patch: those it lies in and, as chroma is interpolated, one pixel around.
     side = -(-(size + _MCU + 1 - size % 2) // _MCU) * _MCU
     reach = _REACH if recipe.loses else 0
@@ -196,7 +201,7 @@ def damaged_patches(
     worse = gaussian_blur(blocks, blur, crop=KERNEL_RADIUS)
     if reach:  # the blocks begin at multiples of 16 of the image, so the small pixels are those of the whole image
         worse = _inside(lose_resolution(worse, recipe.lost(drawn)), reach)
-    worse = gaussian_noise(worse, noise, normal(keys, tuple(worse.shape[1:]), stream=3, dtype=worse.dtype))
+    worse = gaussian_noise(worse, noise, normal(noise_keys, tuple(worse.shape[1:]), stream=3, dtype=worse.dtype))
     if inspect:
         inspect(worse)
     worse = jpeg_compression(worse, quality)

@@ -111,6 +111,45 @@ def test_with_one_step_all_agree(seed, width):
         assert torch.equal(result.toolchains, expected.toolchains) and torch.equal(result.psnr, expected.psnr)
 
 
+@quick
+@given(seeds, steps, st.sampled_from([greedy, exhaustive]))
+def test_images_together_get_the_chain_that_is_best_in_the_mean(seed, max_steps, search):
+    toolbox, (clean, damaged) = tiny(), photographs(seed, count=6)
+    found = search(toolbox, clean, damaged, max_steps=max_steps, together=3)
+    groups = found.toolchains.view(2, 3, max_steps)
+    assert torch.equal(groups, groups[:, :1].expand(-1, 3, -1))
+    assert torch.equal(played(toolbox, clean, damaged, found.toolchains), found.psnr)
+    gains = found.gain.view(2, 3).mean(1)
+    assert (gains >= 0).all()  # in the mean; one of them may lose
+    if search is exhaustive or max_steps == 1:
+        actions = range(toolbox.stop + 1)
+        every = [
+            played(toolbox, clean, damaged, torch.tensor(chain).expand(6, -1)).view(2, 3).mean(1)
+            for chain in itertools.product(actions, repeat=max_steps)
+        ]
+        torch.testing.assert_close(found.psnr.view(2, 3).mean(1), torch.stack(every).max(0).values, atol=1e-9, rtol=0)
+
+
+@quick
+@given(seeds, st.integers(1, 4), st.sampled_from([greedy, exhaustive]))
+def test_equal_images_together_are_as_one(seed, copies, search):
+    toolbox, (clean, damaged) = tiny(), photographs(seed)
+    alone = search(toolbox, clean, damaged, max_steps=2)
+    both = search(
+        toolbox, clean.repeat_interleave(copies, 0), damaged.repeat_interleave(copies, 0), max_steps=2, together=copies
+    )
+    assert torch.equal(both.toolchains[::copies], alone.toolchains)
+
+
+@pytest.mark.parametrize("search", [greedy, exhaustive])
+def test_groups_that_do_not_come_out_even_are_refused(search):
+    clean, damaged = photographs(0, count=5)
+    with pytest.raises(InvalidArgument, match="together.*divides.*5, got 2"):
+        search(tiny(), clean, damaged, together=2)
+    with pytest.raises(InvalidArgument, match="together"):
+        search(tiny(), clean, damaged, together=0)
+
+
 def test_an_image_without_damage_is_left_alone():
     clean, _ = photographs(0)
     for search in (greedy, beam, exhaustive):
