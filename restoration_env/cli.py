@@ -55,6 +55,10 @@ _COMMANDS = {
         "restoration_env.benchmarks.commands_super_resolution:train",
         "Train a super-resolver of the leaderboard.",
     ),
+    "label": (
+        "restoration_env.agents.commands_labelling:command",
+        "Play episodes and keep the value of every action, to learn from.",
+    ),
     "tools": ("restoration_env.tools.commands:table", "Show the table of tools, with what their cards say."),
     "gains": (
         "restoration_env.benchmarks.commands:gains",
@@ -76,6 +80,10 @@ _COMMANDS = {
     "lost-resolution": (
         "restoration_env.benchmarks.commands_lost_resolution:lost_resolution",
         "Measure what the super-resolver adds to a toolbox.",
+    ),
+    "ceilings": (
+        "restoration_env.benchmarks.commands_ceilings:ceilings",
+        "Measure what agents could gain that knew more.",
     ),
     "magnitudes": (
         "restoration_env.benchmarks.commands_sweeps:magnitudes",
