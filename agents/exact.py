@@ -34,7 +34,7 @@ class ExactConfig:
     """Everything that decides the outcome of a training run, apart from images and tools.
 
     Attributes:
-        network: "statistics", or "published" for the paper's.
+        network: "statistics", "spectral", or "published" for the paper's.
         episodes: damaged images to see; every tool is run on each, at every step.
         batch: images side by side.
         updates: updates after each batch.
@@ -49,6 +49,7 @@ class ExactConfig:
         closeness: in dB, how far behind the best an action may be before its value no longer matters.
         discount: of what follows a step; the agent that ships was trained without one (1.0).
         returns: "played" plays what follows each branch to the end, "estimated" trusts the target network.
+        promising: with "played", branches that are played at each state, those of the best estimates; 0 plays all.
         start: an agent, by name or path, whose weights to start from, or ""; the toolbox may have further tools after
             those it knows.
         pretraining: iterations in which the convolutions first learn to tell the strengths of damage
@@ -73,6 +74,7 @@ class ExactConfig:
     closeness: float = 1.0
     discount: float = 0.95
     returns: str = "played"
+    promising: int = 0
     start: str = ""
     pretraining: int = 1_500
     evaluate_every: int = 100
@@ -86,7 +88,7 @@ class ExactConfig:
         counts = {name: getattr(self, name) for name in ("episodes", "batch", "updates", "sample", "max_steps")}
         check_at_least(1, **counts, evaluate_every=self.evaluate_every, validation_images=self.validation_images)
         check_at_least(self.batch, memory=self.memory)
-        check_at_least(0, warmup=self.warmup)
+        check_at_least(0, warmup=self.warmup, promising=self.promising)
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,7 @@ class _Run:
             closeness=config.closeness,
             discount=config.discount,
             returns=config.returns,
+            promising=config.promising,
             seed=config.seed,
         )
         # An average of the learner, and steadier. While it learns its values, and so its caution, are in other units.

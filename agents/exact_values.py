@@ -7,6 +7,7 @@ image teaches as much as an episode for every action at every step would.
 
 With ``returns="estimated"`` what follows is the value that the target gives to the action the learner prefers, as in
 double Q-learning, for half the tool runs. But of twelve estimates the best is mostly one that promises too much.
+``promising`` stands between the two: only so many branches of each image, those of the best estimates, are played.
 """
 
 from __future__ import annotations
@@ -92,11 +93,13 @@ class ExactValues:
         closeness: float = 1.0,
         discount: float = 0.95,
         returns: str = "played",
+        promising: int = 0,
         seed: int = 0,
     ) -> None:
         if returns not in RETURNS:
             raise UnknownName("returns", returns, RETURNS)
         self.network, self.max_steps, self.unit, self.returns = network, max_steps, unit, returns
+        self.promising = promising
         self.explore, self.temperature = explore, temperature / unit
         self.following, self.closeness, self.discount = following, closeness, discount
         self.target = copy.deepcopy(network).requires_grad_(False).eval()
@@ -122,12 +125,7 @@ class ExactValues:
             values = qualities - quality
             if left:
                 _, theirs = self.target(seen, last, theirs)
-                if self.returns == "played":
-                    values += self._played(toolbox, clean, branches, qualities, theirs, left)
-                else:
-                    for action, branch in enumerate(branches):
-                        used = torch.full_like(last, action)
-                        values[action] += self._worth(eight_bit(branch), used, own, theirs)
+                values += self._following(toolbox, clean, branches, qualities, values, own, theirs, left)
             stop = torch.zeros(1, n, dtype=values.dtype, device=device)
             steps.append((seen, last, torch.cat((values, stop)).T.float(), going))
             actions = near_choice(q, self.explore, self.temperature, self.generator)
@@ -139,26 +137,58 @@ class ExactValues:
         self.replay.add(Labelled(*(torch.stack(parts, 1) for parts in zip(*steps, strict=True))))
         self.images += n
 
-    def _played(
-        self, toolbox: Toolbox, clean: Tensor, branches: Tensor, qualities: Tensor, theirs: State, left: int
+    def _following(
+        self,
+        toolbox: Toolbox,
+        clean: Tensor,
+        branches: Tensor,
+        qualities: Tensor,
+        rewards: Tensor,
+        own: State,
+        theirs: State,
+        left: int,
     ) -> Tensor:
-        """What the target gains from each branch in the steps that are left, by playing them: (tools, N), in dB.
+        """What follows each branch in the steps that are left, (tools, N), in dB."""
+        tools = len(branches)
+        if self.returns == "played" and not 0 < self.promising < tools:
+            which = torch.ones_like(rewards, dtype=torch.bool)
+            return self._played(toolbox, clean, branches, qualities, theirs, left, which)
+        last = torch.arange(tools, device=clean.device)[:, None].expand(rewards.shape)
+        worth = [self._worth(eight_bit(b), used, own, theirs) for b, used in zip(branches, last, strict=True)]
+        estimated = torch.stack(worth).to(rewards)
+        if self.returns == "estimated":
+            return estimated
+        best = (rewards + estimated).topk(self.promising, dim=0).indices
+        which = torch.zeros_like(rewards, dtype=torch.bool).scatter_(0, best, True)
+        played = self._played(toolbox, clean, branches, qualities, theirs, left, which)
+        return torch.where(which, played, estimated)
+
+    def _played(
+        self,
+        toolbox: Toolbox,
+        clean: Tensor,
+        branches: Tensor,
+        qualities: Tensor,
+        theirs: State,
+        left: int,
+        which: Tensor,
+    ) -> Tensor:
+        """What the target gains from some branches, bool (tools, N), by playing them: (tools, N), in dB, 0 elsewhere.
 
         Never less than nothing: stopping at once is always possible, and a target that knows nothing yet should not
         make good tools look bad.
         """
-        tools, n = branches.shape[:2]
-        images, wanted = branches.flatten(0, 1), clean.repeat(tools, 1, 1, 1)
-        last = torch.arange(tools, device=clean.device).repeat_interleave(n)
-        state: State = (theirs[0].repeat(tools, 1), theirs[1].repeat(tools, 1))
+        last, rows = which.nonzero(as_tuple=True)
+        images, wanted, before = branches[last, rows], clean[rows], qualities[last, rows]
+        state: State = (theirs[0][rows], theirs[1][rows])
         stopped = torch.zeros_like(last, dtype=torch.bool)
         for _ in range(left):
             q, state = self.target(eight_bit(images), last, state)
             last = torch.where(stopped, toolbox.stop, q.argmax(1))
             stopped = last == toolbox.stop
             images = toolbox.apply(images, last, check=False)
-        gained = psnr(images, wanted).view(tools, n) - qualities
-        return gained.clamp_min(0.0) * self.discount
+        gained = (psnr(images, wanted) - before).clamp_min(0.0) * self.discount
+        return torch.zeros_like(qualities).masked_scatter_(which, gained)
 
     def _worth(self, images: Tensor, last: Tensor, own: State, theirs: State) -> Tensor:
         """What an image is still worth in dB: the target's value of the action that the learner prefers.
@@ -197,9 +227,8 @@ class ExactValues:
         self.replay.add(Labelled(*(torch.stack(columns, 1) for columns in zip(*parts, strict=True))))
 
     def _turned(self, images: Tensor) -> Tensor:
-        """Images (..., H, W) mirrored and transposed at random, all alike: their values stay what they are."""
-        choice = torch.rand(3, generator=self.generator) < 0.5
-        return turned(images, sum(bit for bit, chosen in zip((1, 2, 4), choice.tolist(), strict=True) if chosen))
+        """Images (..., H, W) turned and mirrored at random, all alike: their values stay what they are."""
+        return turned(images, int(torch.randint(self.network.ways, (1,), generator=self.generator)))
 
     def learn(self, count: int = 32) -> float:
         """One update on remembered episodes; returns the loss."""
@@ -245,8 +274,13 @@ class ExactValues:
 
 def unroll(network: ToolchainNetwork, images: Tensor, last_actions: Tensor) -> Tensor:
     """Q values of every step of episodes, float (N, T, actions)."""
+    return unroll_features(network, network.features(images.flatten(0, 1)), last_actions)
+
+
+def unroll_features(network: ToolchainNetwork, features: Tensor, last_actions: Tensor) -> Tensor:
+    """The same of the features (N * T, F) of all that was seen."""
     n, steps = last_actions.shape
-    features = network.features(images.flatten(0, 1)).view(n, steps, -1)
+    features = features.view(n, steps, -1)
     state, values = network.initial_state(n), []
     for step in range(steps):
         q, state = network.advance(features[:, step], last_actions[:, step], state)

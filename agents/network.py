@@ -1,4 +1,4 @@
-"""The agents' networks: RL-Restore's (Yu et al., CVPR 2018, Section 3.2), and one that sees damage more easily."""
+"""The agents' networks: RL-Restore's (Yu et al., CVPR 2018, Section 3.2), and two that see damage more easily."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from restoration_env.agents.statistics import (
+    GRID_STATISTICS,
+    STATISTICS,
+    grid_statistics,
+    spectrum,
+    spectrum_size,
+    statistics,
+)
 from restoration_env.errors import UnknownName, check_at_least
+from restoration_env.turning import WAYS
 
 State = tuple[Tensor, Tensor]
 _PART = 32  # images that a processor looks at together: what it needs on the way stays in its cache
@@ -28,6 +37,8 @@ class ToolchainNetwork(nn.Module):
     """
 
     kind = "published"
+    memory = 50
+    ways = WAYS  # of turning an image so that it looks as damaged as before, from the first on
 
     def __init__(self, tools: int = 12, patch_size: int = 63) -> None:
         super().__init__()
@@ -60,8 +71,8 @@ class ToolchainNetwork(nn.Module):
             first.sub_(first.mean(dim=(1, 2, 3), keepdim=True))
 
     def initial_state(self, count: int) -> State:
-        """The memory before the first step: two float (count, 50)."""
-        zeros = self.q.weight.new_zeros(count, 50)
+        """The memory before the first step: two float (count, ``memory``)."""
+        zeros = self.q.weight.new_zeros(count, self.memory)
         return zeros, zeros
 
     def features(self, images: Tensor) -> Tensor:
@@ -69,6 +80,14 @@ class ToolchainNetwork(nn.Module):
         if self.training or torch.is_grad_enabled() or images.device.type != "cpu":
             return self._features(images)
         return torch.cat([self._features(few) for few in images.split(_PART)])
+
+    def fixed(self, images: Tensor) -> Tensor:
+        """What is computed of images before anything learned, a row each: `learned` makes features of it."""
+        return images
+
+    def learned(self, fixed: Tensor) -> Tensor:
+        """The features of images of which `fixed` is known."""
+        return self._features(fixed)
 
     def _features(self, images: Tensor) -> Tensor:
         x = images.float() / 255.0 if images.dtype == torch.uint8 else images
@@ -202,11 +221,61 @@ class StatisticsNetwork(ToolchainNetwork):
         return F.relu(self.fc(x.mean((2, 3))))
 
 
-NETWORKS: dict[str, type[ToolchainNetwork]] = {n.kind: n for n in (ToolchainNetwork, StatisticsNetwork)}
+class SpectralNetwork(ToolchainNetwork):
+    """The same memory and Q values behind statistics that nobody has to learn (`restoration_env.agents.statistics`).
+
+    Two layers on the spectra of the blocks and of the whole image, and on what JPEG's grid left: 166,925 parameters for
+    12 tools and next to no multiply-adds. Noise, blur and compression show there at once, so it needs few images, and
+    what is computed of an image can be kept while it is learned from many times. It sees where JPEG's grid lies: an
+    image that is mirrored looks otherwise to it, one that is transposed does not.
+
+    Args:
+        tools: how many tools there are; one more action stops.
+        patch_size: side of the patches in pixels, whose corners lie on JPEG's grid.
+    """
+
+    kind = "spectral"
+    memory = 64
+    ways = 2
+    _SEEN, _DROPPED = 64, 0.1
+
+    def __init__(self, tools: int = 12, patch_size: int = 63) -> None:
+        nn.Module.__init__(self)
+        self.tools, self.patch_size = tools, patch_size
+        widths = (STATISTICS + GRID_STATISTICS + spectrum_size(patch_size), 256, 128)
+        self.norm = nn.BatchNorm1d(widths[0], affine=False)
+        self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in pairwise(widths))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths[1:])
+        self.fc = nn.Linear(widths[-1], self._SEEN)
+        self.gates = nn.Linear(self._SEEN + tools + self.memory, 4 * self.memory)
+        self.q = nn.Linear(self.memory, tools + 1)
+        nn.init.orthogonal_(self.gates.weight)
+        nn.init.zeros_(self.gates.bias)
+
+    def fixed(self, images: Tensor) -> Tensor:
+        """The statistics (N, S) of images, uint8 or float in [0, 1] (N, 3, H, W)."""
+        x = images.float() / 255.0 if images.dtype == torch.uint8 else images
+        with torch.no_grad():
+            return torch.cat((statistics(x), grid_statistics(x), spectrum(x)), 1)
+
+    def learned(self, fixed: Tensor) -> Tensor:
+        """Features (N, 64) of statistics (N, S)."""
+        x = self.norm(fixed)
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = F.dropout(F.relu(norm(layer(x))), self._DROPPED, self.training)
+        return F.relu(self.fc(x))
+
+    def _features(self, images: Tensor) -> Tensor:
+        return self.learned(self.fixed(images))
+
+
+NETWORKS: dict[str, type[ToolchainNetwork]] = {
+    n.kind: n for n in (ToolchainNetwork, StatisticsNetwork, SpectralNetwork)
+}
 
 
 def build_network(kind: str, tools: int = 12, patch_size: int = 63) -> ToolchainNetwork:
-    """A fresh network: "published" or "statistics".
+    """A fresh network: "published", "statistics" or "spectral".
 
     Raises:
         UnknownName: for any other name.

@@ -23,6 +23,7 @@ _ZERO = (2.0, 6.0)  # of 255: coefficients below are as good as zero
 _SYMMETRIC, _BANDS = _BLOCK * (_BLOCK + 1) // 2, len(_BAND_EDGES) + 1
 STATISTICS = 2 * _SYMMETRIC + len(_QUANTILES) * (_BANDS - 1) + 2 * _BANDS + _BLOCK
 GRID_STATISTICS = (len(_ZERO) + 1) * _SYMMETRIC
+_RINGS, _DIRECTIONS = 20, 2  # of the spectrum of a whole image: by distance from zero, and along the axes or oblique
 _YCC = ((0.299, 0.587, 0.114), (-0.169, -0.331, 0.5), (0.5, -0.419, -0.081))
 
 
@@ -81,8 +82,53 @@ def grid_statistics(images: Tensor) -> Tensor:
     return torch.cat((*shares, powers[0] - powers[1]), 1)
 
 
+def spectrum(images: Tensor) -> Tensor:
+    """The power spectrum of whole square images, where blur shows that is wider than a block.
+
+    Args:
+        images: float (N, 3, S, S) in [0, 1].
+
+    Returns:
+        float32 (N, `spectrum_size`): logarithms of the power of luma and both chromas, in rings of frequencies as wide
+        as they are far from zero, the frequencies near the axes and the oblique ones apart.
+    """
+    luma, chroma = _luma_chroma(images)
+    planes = torch.cat((luma, chroma.view(len(images), 2, *chroma.shape[2:])), 1)
+    lines, rings = (part.to(images.device) for part in _rings(images.shape[-1]))
+    power = (lines @ planes @ lines.T).square().flatten(2) @ rings
+    return torch.log10(power + 0.05).flatten(1)
+
+
+def spectrum_size(side: int) -> int:
+    """How many numbers `spectrum` gives of an image of this side."""
+    return 3 * _rings(side)[1].shape[1]
+
+
+@lru_cache(maxsize=4)
+def _rings(side: int) -> tuple[Tensor, Tensor]:
+    """The transform of a line (S, S), and the means of the coefficients of each ring and direction (S * S, R)."""
+    place = torch.arange(side).float()
+    distance = (place[:, None].square() + place.square()).sqrt()
+    slant = (torch.atan2(place[:, None].expand(side, side), place.expand(side, side)) - math.pi / 4).abs()
+    edges = torch.logspace(math.log10(1.5), math.log10(side * math.sqrt(2.0) + 1.0), _RINGS)
+    ring = torch.bucketize(distance, torch.cat((torch.tensor([0.5]), edges))) - 1
+    direction = (slant * _DIRECTIONS / (math.pi / 4 + 1e-6)).long().clamp_max(_DIRECTIONS - 1)
+    which = torch.where(ring >= 0, ring * _DIRECTIONS + direction, -1).flatten()
+    means = torch.stack([(which == number).float() for number in range(_RINGS * _DIRECTIONS)], 1)
+    means = means[:, means.sum(0) > 0]
+    return _cosines(side), means / means.sum(0)
+
+
+def _cosines(side: int) -> Tensor:
+    """The discrete cosine transform of a line, orthonormal, (S, S)."""
+    index = torch.arange(side)
+    lines = torch.cos(math.pi * (2 * index + 1) * index[:, None] / (2 * side)) * math.sqrt(2.0 / side)
+    lines[0] /= math.sqrt(2.0)
+    return lines
+
+
 def _luma_chroma(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Luma (N, 1, H, W) and, one after the other, the chroma channels (2N, 1, H, W), 255 for white."""
+    """Luma (N, 1, H, W) and the chroma channels (2N, 1, H, W), both of an image side by side, 255 for white."""
     colours = torch.einsum("kc,nchw->nkhw", images.new_tensor(_YCC, dtype=torch.float32) * 255.0, images.float())
     return colours[:, :1].contiguous(), colours[:, 1:].flatten(0, 1)[:, None]
 
@@ -90,9 +136,7 @@ def _luma_chroma(images: Tensor) -> tuple[Tensor, Tensor]:
 @lru_cache(maxsize=1)
 def _tables() -> tuple[Tensor, Tensor, Tensor]:
     """The transform (64, 1, 8, 8), and means of coefficients: (u, v) with (v, u) (64, 36), and of bands (64, 9)."""
-    index = torch.arange(_BLOCK)
-    lines = torch.cos(math.pi * (2 * index + 1) * index[:, None] / (2 * _BLOCK)) * math.sqrt(2.0 / _BLOCK)
-    lines[0] /= math.sqrt(2.0)
+    index, lines = torch.arange(_BLOCK), _cosines(_BLOCK)
     basis = torch.einsum("uy,vx->uvyx", lines, lines).reshape(_BLOCK**2, 1, _BLOCK, _BLOCK)
     pairs = {pair: number for number, pair in enumerate((u, v) for u in range(_BLOCK) for v in range(u, _BLOCK))}
     symmetric = torch.tensor([pairs[min(u, v), max(u, v)] for u in range(_BLOCK) for v in range(_BLOCK)])

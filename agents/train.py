@@ -13,7 +13,9 @@ import torch
 from restoration_env.agents.agent import load_agent
 from restoration_env.agents.drqn import DRQNConfig, DRQNProgress, train_drqn
 from restoration_env.agents.exact import ExactConfig, ExactProgress, train_exact
+from restoration_env.agents.fitting import FitConfig, FitProgress, train_fit
 from restoration_env.agents.joint import JointConfig, JointProgress, train_joint
+from restoration_env.agents.labelling import read_labels
 from restoration_env.agents.lookahead_training import LookaheadConfig, LookaheadProgress, train_lookahead
 from restoration_env.agents.network import UNIT, build_network
 from restoration_env.agents.objectives import OBJECTIVES, build_objective
@@ -28,7 +30,12 @@ from restoration_env.tools.optimizers import OPTIMIZERS
 from restoration_env.tools.together import first_tools
 
 _Command = Callable[..., None]
-_CONFIGS: dict[str, type] = {"drqn": DRQNConfig, "exact": ExactConfig, "lookahead": LookaheadConfig}
+_CONFIGS: dict[str, type] = {
+    "drqn": DRQNConfig,
+    "exact": ExactConfig,
+    "fit": FitConfig,
+    "lookahead": LookaheadConfig,
+}
 
 
 def _shared(command: _Command) -> _Command:
@@ -74,9 +81,9 @@ def _shown(gains: Mapping[str, float]) -> str:
 @click.option("--max-steps", type=int, help="Actions of an episode.  [default: 3]")
 @click.option("--learning-rate", type=float, help="At the start.  [default: 0.0005 drqn, 0.001 exact, 0.002 lookahead]")
 @click.option("--updates", type=int, help="Updates a batch.  [default: 3 drqn, 6 exact, 24 lookahead]")
-@click.option(
-    "--network", help="statistics, or published for the paper's.  [default: published drqn, statistics exact]"
-)
+@click.option("--network", help="published, statistics or spectral.  [default: published drqn, statistics exact]")
+@click.option("--labelled", multiple=True, help="Labelled episodes to learn from, may be repeated (fit).")
+@click.option("--iterations", type=int, help="Updates in all (fit).  [default: 12000]")
 @click.option("--double/--single", default=None, help="Double Q-learning or not (drqn).  [default: double]")
 @click.option("--dueling", is_flag=True, default=None, help="Values and advantages apart (drqn).")
 @click.option("--n-step", type=int, help="Rewards summed before a value is estimated (drqn).  [default: 1]")
@@ -86,6 +93,7 @@ def _shown(gains: Mapping[str, float]) -> str:
 @click.option("--batch", type=int, help="Images side by side.")
 @click.option("--pretraining", type=int, help="Iterations of telling damage apart first (exact).  [default: 1500]")
 @click.option("--returns", help="What follows a tool: played to the end, or estimated (exact).  [default: played]")
+@click.option("--promising", type=int, help="Branches played at each state, the best ones; 0: all (exact).")
 @click.option("--start", help="An agent, by name or path, whose weights to start from.")
 @click.option("--warmup", type=int, help="Images before the first update.  [default: 1024 drqn, 0 exact]")
 @click.option("--width", type=int, help="Chains of the finished agent's beam (lookahead).  [default: 2]")
@@ -101,24 +109,31 @@ def train(
     precision: str,
     device: str,
     threads: int,
+    labelled: tuple[str, ...],
     **settings: Any,
 ) -> None:
     """Train an agent: by deep recurrent Q-learning as published, on exact values, or a critic to look ahead with.
 
-    A killed run goes on where it stopped.
+    On exact values either while it plays (exact) or from the episodes that `label` kept (fit). A killed run goes on
+    where it stopped.
     """
     given = {name: value for name, value in settings.items() if value is not None}
-    known = {field.name for field in fields(_CONFIGS[algo])} | ({"views", "caution"} if algo == "exact" else set())
+    manners = {"views", "caution"} if algo in ("exact", "fit") else set()
+    known = {field.name for field in fields(_CONFIGS[algo])} | manners
+    if bool(labelled) != (algo == "fit"):
+        raise InvalidArgument("--labelled", "given with --algo fit, and only there", ", ".join(labelled) or "none")
     for name in given:
         if name not in known:
             raise InvalidArgument(f"--{name.replace('_', '-')}", "an option of another algorithm", f"--algo {algo}")
     manner = {name: given.pop(name) for name in ("views", "caution") if name in given}
     config = _CONFIGS[algo](**given)
     words = {"algo": algo, "toolbox": toolbox, **{n: v for n, v in settings.items() if v is not None}}
+    words |= {"labelled": " --labelled ".join(Path(folder).name for folder in labelled)} if labelled else {}
     where, pool, validation, card = _prepare("restoration-env train agent", images, device, threads, precision, words)
     tools = load_toolbox(toolbox, device=where, precision=precision)
     with progress_bar() as bar:
-        task = bar.add_task("toolchain agent", total=config.episodes, note="")
+        total = config.iterations if isinstance(config, FitConfig) else config.episodes
+        task = bar.add_task("toolchain agent", total=total, note="")
 
         def report_drqn(progress: DRQNProgress) -> None:
             bar.update(task, completed=progress.episodes)
@@ -131,7 +146,17 @@ def train(
             if progress.validation is not None:
                 bar.update(task, note=_shown(progress.validation))
 
-        if isinstance(config, ExactConfig):
+        def report_fit(progress: FitProgress) -> None:
+            bar.update(task, completed=progress.iteration)
+            if progress.validation is not None:
+                bar.update(task, note=_shown(progress.validation))
+
+        if isinstance(config, FitConfig):
+            labels = read_labels(labelled, tools.names)
+            train_fit(
+                config, tools, labels, pool, validation, out, device=where, report=report_fit, card=card, **manner
+            )
+        elif isinstance(config, ExactConfig):
             train_exact(config, tools, pool, validation, out, device=where, report=report_exact, card=card, **manner)
         elif isinstance(config, LookaheadConfig):
             train_lookahead(config, tools, pool, validation, out, device=where, report=report_exact, card=card)

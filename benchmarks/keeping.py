@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from restoration_env.benchmarks.agent_study import Contestant
@@ -91,7 +91,8 @@ def with_study(
         if label not in ours:
             raise InvalidArgument("--keep", "a result of this study: " + ", ".join(ours), repr(label))
         config = ours[label].config(0, changes)
-        _same(label, {**row["training"], "seeds": row["seeds"]}, {**asdict(config), "seeds": seeds})
+        usual = {field.name: field.default for field in fields(config)}  # of a setting that there was none of then
+        _same(label, {**usual, **row["training"], "seeds": row["seeds"]}, {**asdict(config), "seeds": seeds})
         rows[label] = _made(row, earlier)
     return {**result, "rows": {label: rows[label] for label in ours if label in rows}}
 
