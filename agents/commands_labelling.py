@@ -29,6 +29,7 @@ _DEFAULTS = LabelConfig()
 @click.option("--explore", default=_DEFAULTS.explore, show_default=True, help="Share of actions near the choice.")
 @click.option("--temperature", default=_DEFAULTS.temperature, show_default=True, help="In dB, how near.")
 @click.option("--promising", default=_DEFAULTS.promising, show_default=True, help="Branches played to the end; 0: all.")
+@click.option("--soft", default=_DEFAULTS.soft, show_default=True, help="Share put out of focus before damage.")
 @click.option("--precision", default="float32", show_default=True, help="Of the tools: float32 or bfloat16.")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--threads", default=0, help="CPU threads; 0 leaves torch's choice.")
@@ -42,6 +43,7 @@ def command(
     explore: float,
     temperature: float,
     promising: int,
+    soft: float,
     precision: str,
     device: str,
     threads: int,
@@ -50,7 +52,7 @@ def command(
 
     A killed run goes on where it stopped; several may write into one folder, each with a seed of its own.
     """
-    config = LabelConfig(severity, explore, temperature, promising)
+    config = LabelConfig(severity, explore, temperature, promising, soft=soft)
     where = find_device(device)
     keep_freed_memory()
     if threads:
@@ -60,6 +62,7 @@ def command(
         raise InvalidArgument("--agent", "a toolchain agent", player)
     words = f"restoration-env label --images {Path(images).name} --agent {Path(player).name} --severity {severity}"
     words += f" --explore {explore:g} --temperature {temperature:g} --promising {promising}"
+    words += f" --soft {soft:g}" if soft else ""
     words += f" --precision {precision}" if precision != "float32" else ""
     pool = load_images(images, "train")
     facts = {"data": f"{Path(images).name}: {len(pool)} images train", **provenance(words, where)}

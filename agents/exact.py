@@ -175,7 +175,7 @@ class _Run:
         torch.manual_seed(config.seed)
         network, self.origin = build_network(config.network, len(toolbox)).to(device), dict[str, Any]()
         if config.start:
-            network, self.origin = _started(config.start, toolbox, device)
+            network, self.origin = started(config.start, toolbox, device)
             network.scale_values(1.0 / UNIT)
         self.learner = ExactValues(
             network,
@@ -259,7 +259,7 @@ class _Run:
         self.seconds, self.history = state["seconds"], state["history"]
 
 
-def _started(start: str, toolbox: Toolbox, device: torch.device | str) -> tuple[ToolchainNetwork, dict[str, Any]]:
+def started(start: str, toolbox: Toolbox, device: torch.device | str) -> tuple[ToolchainNetwork, dict[str, Any]]:
     """The network of an agent of these tools, or of the first of them, and its card."""
     try:
         known = load_agent(start, toolbox=toolbox, device=str(device))

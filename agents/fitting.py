@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restoration_env.agents.agent import ToolchainAgent, save_agent
+from restoration_env.agents.exact import started
 from restoration_env.agents.exact_values import Labelled, unroll_features
 from restoration_env.agents.network import NETWORKS, UNIT, ToolchainNetwork, build_network
 from restoration_env.agents.pretraining import strengths
@@ -34,6 +35,7 @@ from restoration_env.toolbox import Toolbox
 from restoration_env.tools.together import copied
 
 _AT_ONCE = 128  # images that are looked at together
+_KEPT = ("sha256", "command", "training", "seconds")  # of the card of what was started from
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class FitConfig:
         beside: weight of telling their damage.
         averaging: decay of the weight average, which is what is judged and kept.
         severity: the damage of those patches, and of validation.
+        start: an agent, by name or path, whose weights to start from, or ""; its network is taken.
         evaluate_every: iterations between two validations.
         validation_images: images of each severity in a validation.
         seed: of the first weights and of everything random.
@@ -66,6 +69,7 @@ class FitConfig:
     beside: float = 0.3
     averaging: float = 0.999
     severity: str = "every"
+    start: str = ""
     evaluate_every: int = 2_000
     validation_images: int = 256
     seed: int = 0
@@ -132,6 +136,8 @@ def train_fit(
     checkpoint = path.with_suffix(".checkpoint")
     with resumed(run, checkpoint, checkpoint_seconds) as stepped:
         run.look(train.fitting(size))
+        if config.start and not run.history:
+            run.judge(held_out)  # what it knew before is kept if nothing better comes
         while run.iteration < config.iterations:
             loss = run.step()
             due = run.iteration == config.iterations or run.iteration % config.evaluate_every == 0
@@ -159,7 +165,11 @@ class _Run:
         self.config, self.toolbox, self.device, self.manner = config, toolbox, torch.device(device), dict(manner)
         self.episodes, self.known = episodes, [dict(facts) for facts in known]
         torch.manual_seed(config.seed)
-        self.network: ToolchainNetwork = build_network(config.network, len(toolbox)).to(device)
+        network, self.origin = build_network(config.network, len(toolbox)).to(device), dict[str, Any]()
+        if config.start:
+            network, self.origin = started(config.start, toolbox, device)
+            network.scale_values(1.0 / UNIT)
+        self.network: ToolchainNetwork = network
         self.head = nn.Linear(self.network.fc.out_features, 3).to(device)
         self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
         learned = [*self.network.parameters(), *self.head.parameters()]
@@ -195,11 +205,13 @@ class _Run:
             group["lr"] = rate
         network.train()
         rows = torch.randint(len(self.damaged), (config.sample,), generator=self.generator).to(self.device)
-        told = F.smooth_l1_loss(self.head(network.learned(self.damaged[rows])), self.strengths[rows], beta=0.05)
+        found = self.head(network.learned(self._transposed(self.damaged[rows])))
+        told = F.smooth_l1_loss(found, self.strengths[rows], beta=0.05)
         rows = torch.randint(len(self.seen), (config.sample,), generator=self.generator)
         here, valid = rows.to(self.device), self.episodes.valid[rows].to(self.device)
         last_actions = self.episodes.last_actions[rows].to(self.device)
-        q = unroll_features(network, network.learned(self.seen[here].flatten(0, 1)), last_actions)[valid]
+        seen = self._transposed(self.seen[here].flatten(0, 1))
+        q = unroll_features(network, network.learned(seen), last_actions)[valid]
         goal = self.episodes.values[rows].to(self.device)[valid] / UNIT
         # What decides is which action is best: those that are, and seem, far below the best need no exact value.
         behind = (goal.max(1, keepdim=True).values - torch.maximum(goal, q.detach())).clamp_min(0.0) * UNIT
@@ -217,6 +229,11 @@ class _Run:
         for counted, kept in zip(network.buffers(), self.average.buffers(), strict=True):
             kept.copy_(counted)
         return loss.item()
+
+    def _transposed(self, fixed: Tensor) -> Tensor:
+        """Images (N, 3, H, W), transposed at random: JPEG's grid stays where it is. What is no image stays as it is."""
+        turn = fixed.ndim == 4 and bool(torch.rand((), generator=self.generator) < 0.5)
+        return fixed.transpose(-1, -2) if turn else fixed
 
     def judge(self, held_out: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
         """The gain in dB on each severity; kept if the mean is the best."""
@@ -238,7 +255,8 @@ class _Run:
         return {
             "training": {"algorithm": "fit", **asdict(self.config)},
             "labelled": self.known,
-            "images_seen": len(self.episodes.last_actions),
+            "started_from": {key: self.origin[key] for key in _KEPT if key in self.origin},
+            "images_seen": len(self.episodes.last_actions) + self.origin.get("images_seen", 0),
             "patches_of_known_damage": self.config.known_damage,
             "seconds": round(self.seconds, 1),
             "device": str(self.device),

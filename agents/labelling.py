@@ -41,6 +41,8 @@ class LabelConfig:
         temperature: in dB, how near.
         promising: branches that are played to the end at each state, those of the best estimates; 0 plays all.
         discount: of what follows a step.
+        soft: share of the patches whose clean image is put out of focus before it is damaged: such photographs there
+            are, and blur that was always there is not to be undone.
     """
 
     severity: str = "every"
@@ -48,6 +50,7 @@ class LabelConfig:
     temperature: float = 0.5
     promising: int = 4
     discount: float = 0.95
+    soft: float = 0.0
 
     def __post_init__(self) -> None:
         recipe(self.severity)
@@ -116,7 +119,7 @@ def label(
             )
             for done in range(first, first + SHARD, _BATCH):
                 keys = torch.arange(_BATCH) + (seed << 33) + done
-                clean, damaged = damaged_patches(pool, keys, damage, size, device=device)
+                clean, damaged = damaged_patches(pool, keys, damage, size, device=device, soft=config.soft)
                 values.visit(toolbox, clean, damaged)
                 report(done + _BATCH)
             held = values.replay.take(torch.arange(SHARD))

@@ -84,6 +84,8 @@ def _shown(gains: Mapping[str, float]) -> str:
 @click.option("--network", help="published, statistics or spectral.  [default: published drqn, statistics exact]")
 @click.option("--labelled", multiple=True, help="Labelled episodes to learn from, may be repeated (fit).")
 @click.option("--iterations", type=int, help="Updates in all (fit).  [default: 12000]")
+@click.option("--sample", type=int, help="Remembered episodes in an update.  [default: 64, 32 exact]")
+@click.option("--beside", type=float, help="Weight of telling damage beside the values (fit).  [default: 0.3]")
 @click.option("--double/--single", default=None, help="Double Q-learning or not (drqn).  [default: double]")
 @click.option("--dueling", is_flag=True, default=None, help="Values and advantages apart (drqn).")
 @click.option("--n-step", type=int, help="Rewards summed before a value is estimated (drqn).  [default: 1]")

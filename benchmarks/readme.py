@@ -10,6 +10,7 @@ from typing import Any
 from restoration_env.agents.system import BUDGETS, Budget
 from restoration_env.benchmarks.ablations import ablation_table
 from restoration_env.benchmarks.board import RESULTS, markdown, read_board, read_result
+from restoration_env.benchmarks.ceilings import ceilings_table
 from restoration_env.benchmarks.joint_study import joint_study_table
 from restoration_env.benchmarks.leaderboard import PATCH_SUITES
 from restoration_env.benchmarks.magnitudes import magnitudes_table
@@ -264,6 +265,7 @@ _TABLES: dict[str, Callable[[], str]] = {
             ("magnitudes", magnitudes_table),
             ("joint_study", joint_study_table),
             ("ablations", ablation_tables),
+            ("ceilings", ceilings_table),
             ("chains_gains", tools_table),
             ("segmenter", segmenter_table),
             ("sft_comparison", super_resolution_table),

@@ -157,6 +157,7 @@ def damaged_patches(
     grid: str = "aligned",
     device: torch.device | str = "cpu",
     turns: bool = False,
+    soft: float = 0.0,
     place_keys: Tensor | None = None,
     noise_keys: Tensor | None = None,
     inspect: Callable[[Tensor], None] | None = None,
@@ -176,6 +177,7 @@ def damaged_patches(
         grid: "aligned" cuts at multiples of 8, as published; "random" cuts anywhere.
         device: where the patches are damaged and returned.
         turns: turn and mirror each clean patch in one of the eight ways before it is damaged, to learn from.
+        soft: share of the patches whose clean image is put out of focus first, by a Gaussian of 1 to 4 pixels.
         place_keys: int64 (N,), to cut the patches where those of other keys lie; None for their own.
         noise_keys: int64 (N,), to add the noise of other keys.
         inspect: computes the damage in float64, and is shown its values, float64 (N, 3, H, W) in [0, 1], before
@@ -196,6 +198,9 @@ def damaged_patches(
     if turns:
         blocks = turned_each(blocks, (uniform(keys, 1, stream=4)[:, 0] * WAYS).long())
     blocks = blocks.to(torch.float64 if inspect else torch.float32) / 255.0
+    if soft:
+        chance, width = uniform(keys, 2, stream=8).unbind(1)
+        blocks = gaussian_blur(blocks, torch.where(chance < soft, 1.0 + 3.0 * width, 0.0)).mul(255.0).round() / 255.0
     drawn = uniform(keys, 4, stream=2)
     blur, noise, quality = recipe.draw(drawn)
     worse = gaussian_blur(blocks, blur, crop=KERNEL_RADIUS)

@@ -15,7 +15,8 @@ from restoration_env.agents.pretraining import pretrain
 from restoration_env.agents.statistics import spectrum, spectrum_size
 from restoration_env.distortions import distort, recipe
 from restoration_env.errors import InvalidArgument, UnknownName
-from restoration_env.images import load_images
+from restoration_env.images import damaged_patches, load_images
+from restoration_env.metrics import psnr
 
 SIDE = 24
 
@@ -145,6 +146,32 @@ def test_a_killed_fit_ends_as_if_it_had_not_been(of_patches, tmp_path):
     assert not (tmp_path / "a.checkpoint").exists()
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in "ab")
     assert one["sha256"] == two["sha256"] and one["history"] == two["history"]
+
+
+def test_a_fit_goes_on_from_an_agent_and_never_ends_behind_it(of_patches, tmp_path):
+    first = fitted(of_patches, tmp_path / "first.safetensors", network="statistics", iterations=4, evaluate_every=4)
+    how = {"start": str(tmp_path / "first.safetensors"), "learning_rate": 0.5, "iterations": 4, "evaluate_every": 2}
+    card = fitted(of_patches, tmp_path / "second.safetensors", **how)
+    agents = [load_agent(tmp_path / f"{name}.safetensors", toolbox=tiny()) for name in ("first", "second")]
+    assert [agent.network.kind for agent in agents] == ["statistics"] * 2
+    assert card["images_seen"] == 2 * SHARD and card["started_from"]["sha256"] == agents[0].card["sha256"]
+    assert card["validation_gain_db"] >= first["validation_gain_db"] and card["history"][0]["iteration"] == 0
+
+
+def test_soft_patches_are_blurred_before_they_are_damaged():
+    pool, keys = load_images("bundled", "train"), torch.arange(16)
+    sharp, _ = damaged_patches(pool, keys, recipe("jpeg"), 63)
+    soft, damaged = damaged_patches(pool, keys, recipe("jpeg"), 63, soft=1.0)
+    some, _ = damaged_patches(pool, keys, recipe("jpeg"), 63, soft=0.5)
+
+    def detail(images):
+        return images.diff(dim=-1).abs().mean((1, 2, 3))
+
+    assert bool((detail(soft) < detail(sharp)).all()) and bool((psnr(damaged, soft) > 20.0).all())
+    assert torch.equal(soft, (soft * 255.0).round() / 255.0)  # a photograph's levels
+    changed = (some != sharp).flatten(1).any(1)
+    assert 0 < changed.sum() < 16
+    assert torch.equal(some[changed], soft[changed])
 
 
 def test_settings_that_mean_nothing_are_refused():
