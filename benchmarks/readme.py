@@ -69,6 +69,17 @@ def before_and_after(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def harm_table(result: dict[str, Any]) -> str:
+    """Gain and harm of each policy on the suites there are, as Markdown."""
+    suites = result["suites"]
+    lines = [f"| PSNR gain in dB, images made worse | {' | '.join(suites)} |", "|---|" + "---|" * len(suites)]
+    for rows in zip(*(suite["rows"] for suite in suites.values()), strict=True):
+        if rows[0]["policy"] != "input":
+            cells = (f"{row['gain']:+.2f}, {row['harmed']:.1%}" for row in rows)
+            lines.append(f"| {rows[0]['policy']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def losses_table(result: dict[str, Any]) -> str:
     """Of each toolbox, what its agent loses against its oracle, and its oracle against a single network: Markdown."""
     suites = result["suites"]
@@ -266,6 +277,7 @@ _TABLES: dict[str, Callable[[], str]] = {
             ("joint_study", joint_study_table),
             ("ablations", ablation_tables),
             ("ceilings", ceilings_table),
+            ("single_distortions", harm_table),
             ("chains_gains", tools_table),
             ("segmenter", segmenter_table),
             ("sft_comparison", super_resolution_table),
