@@ -6,6 +6,7 @@ command, on which machine and at which commit it was made.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
@@ -33,10 +34,11 @@ def with_board(board: Mapping[str, Any], earlier: Mapping[str, Any], sources: So
         its toolbox in this table.
 
     Raises:
-        InvalidArgument: if the earlier table was measured on other images, or one of its rows with weights that an
-            entry of that name no longer has; the message says which.
+        InvalidArgument: if the earlier table was measured on other images, in another precision or with other steps,
+            or one of its rows with weights that an entry of that name no longer has; the message says which.
     """
     _same("protocol", earlier.get("protocol", {}), json.loads(json.dumps(board["protocol"])))
+    _same("settings", _settings(earlier), {"precision": sources.precision, "max_steps": sources.max_steps})
     sources = replace(sources, oracle="greedy") if sources.oracle == "none" else sources  # to look at kept oracles
     suites = {}
     for name, suite in board["suites"].items():
@@ -48,6 +50,16 @@ def with_board(board: Mapping[str, Any], earlier: Mapping[str, Any], sources: So
         ]
         suites[name] = {**suite, "rows": know_regrets([*rows, *new.values()])}
     return {**board, "suites": suites}
+
+
+def _settings(board: Mapping[str, Any]) -> dict[str, Any]:
+    """How a table was played, which its command alone says."""
+    usual, words = Sources(), board.get("command", "").split()
+    given = dict(itertools.pairwise(words))
+    return {
+        "precision": given.get("--precision", usual.precision),
+        "max_steps": int(given.get("--max-steps", usual.max_steps)),
+    }
 
 
 def _kept(row: Mapping[str, Any], earlier: Mapping[str, Any], sources: Sources) -> dict[str, Any]:

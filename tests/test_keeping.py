@@ -84,6 +84,9 @@ def test_rows_of_other_images_or_other_weights_are_not_taken_over(boards):
         with_board(new, other, NO_ORACLE)
     with pytest.raises(InvalidArgument, match="same protocol, got count was 4, is 3"):
         with_board(new, {**first, "protocol": {**first["protocol"], "count": 4}}, NO_ORACLE)
+    for option, words in (("--precision bfloat16", "precision was bfloat16"), ("--max-steps 2", "max_steps was 2")):
+        with pytest.raises(InvalidArgument, match=f"same settings, got {words}"):
+            with_board(new, {**first, "command": f"{first['command']} {option}"}, NO_ORACLE)
     with pytest.raises(
         InvalidArgument, match=r"drqn \(cnn12\) that there is now: name it, too, got training_seconds was 1"
     ):
