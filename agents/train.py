@@ -85,6 +85,7 @@ def _shown(gains: Mapping[str, float]) -> str:
 @click.option("--labelled", multiple=True, help="Labelled episodes to learn from, may be repeated (fit).")
 @click.option("--iterations", type=int, help="Updates in all (fit).  [default: 12000]")
 @click.option("--sample", type=int, help="Remembered episodes in an update.  [default: 64, 32 exact]")
+@click.option("--known-damage", type=int, help="Patches whose damage is told beside them (fit).  [default: 40960]")
 @click.option("--beside", type=float, help="Weight of telling damage beside the values (fit).  [default: 0.3]")
 @click.option("--double/--single", default=None, help="Double Q-learning or not (drqn).  [default: double]")
 @click.option("--dueling", is_flag=True, default=None, help="Values and advantages apart (drqn).")

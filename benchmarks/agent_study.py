@@ -96,8 +96,6 @@ STUDIES: dict[str, tuple[Contestant, ...]] = {
         Contestant("all four", "drqn", {**_DRQN, **_RAINBOW}),
         Contestant("exact values", "exact", _EXACT),
         Contestant("estimated values", "exact", {**_EXACT, "returns": "estimated"}),
-        Contestant("drqn, spectral", "drqn", {**_DRQN, "double": False, "network": "spectral"}),
-        Contestant("exact values, spectral", "exact", {**_EXACT, "network": "spectral"}),
     ),
     "horizons": tuple(
         Contestant(f"{steps} step{'s' * (steps > 1)}", "drqn", {**_DRQN, "max_steps": steps}) for steps in range(1, 7)

@@ -6,13 +6,14 @@ import pytest
 import torch
 from helpers import STOP, TOOLS, tiny
 
-from restoration_env.agents.agent import ToolchainAgent, load_agent
+from restoration_env.agents.agent import ToolchainAgent, load_agent, save_agent
 from restoration_env.agents.exact_values import ExactValues
 from restoration_env.agents.fitting import FitConfig, train_fit
 from restoration_env.agents.labelling import SHARD, LabelConfig, label, read_labels
 from restoration_env.agents.network import UNIT, ToolchainNetwork, build_network
 from restoration_env.agents.pretraining import pretrain
 from restoration_env.agents.statistics import spectrum, spectrum_size
+from restoration_env.cli import main
 from restoration_env.distortions import distort, recipe
 from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.images import damaged_patches, load_images
@@ -114,7 +115,7 @@ def of_patches(tmp_path_factory):
 
 
 def test_an_agent_learns_from_labels_alone(of_patches, tmp_path):
-    card = fitted(of_patches, tmp_path / "a.safetensors", network="spectral", iterations=300, evaluate_every=300)
+    card = fitted(of_patches, tmp_path / "a.safetensors", network="spectral", iterations=200, evaluate_every=200)
     agent = load_agent(tmp_path / "a.safetensors", toolbox=tiny())
     assert agent.network.kind == "spectral" and card["images_seen"] == SHARD
     assert card["labelled"][0]["episodes"] == SHARD and card["training"]["algorithm"] == "fit"
@@ -158,6 +159,32 @@ def test_a_fit_goes_on_from_an_agent_and_never_ends_behind_it(of_patches, tmp_pa
     assert card["validation_gain_db"] >= first["validation_gain_db"] and card["history"][0]["iteration"] == 0
 
 
+def command(*words):
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    return end.value.code
+
+
+def test_the_commands_label_and_fit(tmp_path, capsys):
+    torch.manual_seed(0)
+    save_agent(tmp_path / "player.safetensors", ToolchainAgent(ToolchainNetwork(TOOLS, 63), tiny(), 2), {})
+    folder, out = tmp_path / "labels", tmp_path / "fitted.safetensors"
+    assert (
+        command("label", "--agent", tmp_path / "player.safetensors", "--out", folder, "--count", 1, "--soft", 0.5) == 0
+    )
+    assert json.loads((folder / "labels.json").read_text())["command"].endswith("--promising 4 --soft 0.5")
+    fit = ["train", "agent", "--algo", "fit", "--toolbox", "tiny", "--out", out, "--iterations", 4, "--known-damage", 8]
+    fit += ["--validation-images", 2]
+    assert command(*fit, "--labelled", folder) == 0
+    card = json.loads(out.with_suffix(".json").read_text())
+    assert card["labelled"][0]["soft"] == 0.5 and "--labelled labels" in card["command"]
+    assert load_agent(out, toolbox=tiny()).network.kind == "spectral"
+    assert command(*fit) == 2 and "--labelled must be given with --algo fit" in capsys.readouterr().err
+    assert command("train", "agent", "--algo", "exact", "--labelled", folder) == 2
+    assert command(*fit, "--labelled", tmp_path) == 2
+    assert "a folder that `restoration-env label` wrote" in " ".join(capsys.readouterr().err.split())
+
+
 def test_soft_patches_are_blurred_before_they_are_damaged():
     pool, keys = load_images("bundled", "train"), torch.arange(16)
     sharp, _ = damaged_patches(pool, keys, recipe("jpeg"), 63)
@@ -199,7 +226,7 @@ def test_statistics_tell_damage_sooner_than_convolutions():
     pool, damage, error = load_images("bundled", "train"), recipe("moderate"), {}
     for kind in ("spectral", "statistics"):
         torch.manual_seed(0)
-        error[kind] = pretrain(build_network(kind, TOOLS), pool, damage, iterations=40, batch=24)
+        error[kind] = pretrain(build_network(kind, TOOLS), pool, damage, iterations=30, batch=16)
     assert error["spectral"] < error["statistics"]
 
 
