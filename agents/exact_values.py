@@ -236,13 +236,7 @@ class ExactValues:
         self.network.train()
         q = unroll(self.network, self._turned(batch.images), batch.last_actions)[batch.valid]
         self.network.eval()
-        goal = batch.values[batch.valid] / self.unit
-        known = torch.isfinite(goal)
-        goal = torch.where(known, goal, q.detach())
-        # What decides is which action is best: those that are, and seem, far below the best need no exact value.
-        behind = (goal.max(1, keepdim=True).values - torch.maximum(goal, q.detach())).clamp_min(0.0) * self.unit
-        weight = known * (0.05 + torch.exp(-behind / self.closeness))
-        loss = (weight * F.smooth_l1_loss(q, goal, reduction="none", beta=0.1)).sum(1).mean()
+        loss = value_loss(q, batch.values[batch.valid], self.closeness, self.unit)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -270,6 +264,25 @@ class ExactValues:
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self.images = state["images"]
+
+
+def value_loss(q: Tensor, values: Tensor, closeness: float, unit: float = UNIT) -> Tensor:
+    """The Huber loss of predicted values, mean over states.
+
+    What decides is which action is best: those that are, and seem, far below the best need no exact value.
+
+    Args:
+        q: float (N, actions), predicted, in units.
+        values: float (N, actions), in dB; NaN where not known.
+        closeness: in dB, how far behind the best an action may be before its value no longer matters.
+        unit: dB of one unit.
+    """
+    goal = values / unit
+    known = torch.isfinite(goal)
+    goal = torch.where(known, goal, q.detach())
+    behind = (goal.max(1, keepdim=True).values - torch.maximum(goal, q.detach())).clamp_min(0.0) * unit
+    weight = known * (0.05 + torch.exp(-behind / closeness))
+    return (weight * F.smooth_l1_loss(q, goal, reduction="none", beta=0.1)).sum(1).mean()
 
 
 def unroll(network: ToolchainNetwork, images: Tensor, last_actions: Tensor) -> Tensor:

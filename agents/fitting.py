@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from restoration_env.agents.agent import ToolchainAgent, save_agent
 from restoration_env.agents.exact import started
-from restoration_env.agents.exact_values import Labelled, unroll_features
+from restoration_env.agents.exact_values import Labelled, unroll_features, value_loss
 from restoration_env.agents.network import NETWORKS, UNIT, ToolchainNetwork, build_network
 from restoration_env.agents.pretraining import strengths
 from restoration_env.agents.validation import mean_gains, validation_batches
@@ -212,11 +212,7 @@ class _Run:
         last_actions = self.episodes.last_actions[rows].to(self.device)
         seen = self._transposed(self.seen[here].flatten(0, 1))
         q = unroll_features(network, network.learned(seen), last_actions)[valid]
-        goal = self.episodes.values[rows].to(self.device)[valid] / UNIT
-        # What decides is which action is best: those that are, and seem, far below the best need no exact value.
-        behind = (goal.max(1, keepdim=True).values - torch.maximum(goal, q.detach())).clamp_min(0.0) * UNIT
-        weight = 0.05 + torch.exp(-behind / config.closeness)
-        loss = (weight * F.smooth_l1_loss(q, goal, reduction="none", beta=0.1)).sum(1).mean()
+        loss = value_loss(q, self.episodes.values[rows].to(self.device)[valid], config.closeness)
         network.eval()
         self.optimizer.zero_grad(set_to_none=True)
         (loss + config.beside * told).backward()
