@@ -263,7 +263,7 @@ class _Run:
     def configuration(self) -> dict[str, Any]:
         """What a checkpoint must agree on."""
         tools = ", ".join(self.toolbox.names)
-        return {**asdict(self.config), **self.manner, "tools": tools, "episodes": len(self.episodes.last_actions)}
+        return {**asdict(self.config), **self.manner, "tools": tools, "labelled": self.known}
 
     def state(self) -> dict[str, Any]:
         """All that `restore` needs."""

@@ -38,7 +38,7 @@ class ToolchainNetwork(nn.Module):
 
     kind = "published"
     memory = 50
-    ways = WAYS  # of turning an image so that it looks as damaged as before, from the first on
+    ways = WAYS  # the first so many ways of turning an image leave its damage as it looks
 
     def __init__(self, tools: int = 12, patch_size: int = 63) -> None:
         super().__init__()

@@ -81,7 +81,7 @@ def _shown(gains: Mapping[str, float]) -> str:
 @click.option("--max-steps", type=int, help="Actions of an episode.  [default: 3]")
 @click.option("--learning-rate", type=float, help="At the start.  [default: 0.0005 drqn, 0.001 exact, 0.002 lookahead]")
 @click.option("--updates", type=int, help="Updates a batch.  [default: 3 drqn, 6 exact, 24 lookahead]")
-@click.option("--network", help="published, statistics or spectral.  [default: published drqn, statistics exact]")
+@click.option("--network", help="published (default of drqn), statistics (of exact) or spectral (of fit).")
 @click.option("--labelled", multiple=True, help="Labelled episodes to learn from, may be repeated (fit).")
 @click.option("--iterations", type=int, help="Updates in all (fit).  [default: 12000]")
 @click.option("--sample", type=int, help="Remembered episodes in an update.  [default: 64, 32 exact]")

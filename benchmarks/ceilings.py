@@ -22,11 +22,11 @@ from torch import Tensor
 
 from restoration_env.agents.agent import RestorationAgent
 from restoration_env.agents.oracles import OracleResult, greedy, play
-from restoration_env.agents.policies import roll_out
+from restoration_env.agents.validation import restored
 from restoration_env.benchmarks.leaderboard import PATCH_SUITES
 from restoration_env.benchmarks.suites import Suite, patch_keys, patch_suite
 from restoration_env.distortions import Recipe, recipe
-from restoration_env.episodes import NO_ACTION, Episodes
+from restoration_env.episodes import NO_ACTION
 from restoration_env.errors import check_at_least
 from restoration_env.images import ImagePool, damaged_patches, load_images
 from restoration_env.randomness import hashed
@@ -138,11 +138,8 @@ def _told(
     return play(toolbox, *images, torch.cat(chains))
 
 
-@torch.no_grad()
 def _played(agent: RestorationAgent, clean: Tensor, damaged: Tensor) -> OracleResult:
-    episodes = Episodes(agent.toolbox, max_steps=agent.max_steps)
-    episodes.begin(damaged, clean)
-    roll_out(agent, episodes)
+    ((_, episodes),) = restored(agent, {"": (clean, damaged)})
     tools = torch.where(episodes.toolchain == agent.toolbox.stop, NO_ACTION, episodes.toolchain)
     return OracleResult(episodes.psnr - episodes.psnr_initial, tools, episodes.psnr)
 
