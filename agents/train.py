@@ -44,6 +44,7 @@ def _shared(command: _Command) -> _Command:
         click.option("--threads", default=0, help="CPU threads; 0 leaves torch's choice."),
         click.option("--device", default="auto", show_default=True),
         click.option("--seed", default=0, show_default=True),
+        click.option("--also", type=click.Path(), help="A folder of which all images are trained on as well."),
         click.option("--images", default="bundled", show_default=True, help="Clean images: a folder or a name."),
     ):
         command = option(command)
@@ -51,7 +52,13 @@ def _shared(command: _Command) -> _Command:
 
 
 def _prepare(
-    command: str, images: str, device: str, threads: int, precision: str, given: Mapping[str, Any]
+    command: str,
+    images: str,
+    also: str | None,
+    device: str,
+    threads: int,
+    precision: str,
+    given: Mapping[str, Any],
 ) -> tuple[Any, ...]:
     """Where to compute, the images, and what the cards will say of all this."""
     where = find_device(device)
@@ -60,10 +67,15 @@ def _prepare(
         torch.set_num_threads(threads)
     pool, validation = load_images(images, "train"), load_images(images, "validation")
     words = f"{command} --images {Path(images).name}"
+    words += f" --also {Path(also).name}" if also else ""
+    data = f"{Path(images).name}: {len(pool)} images train, {len(validation)} validate"
+    if also:
+        more = load_images(also, "all")
+        pool = pool.joined(more)
+        data += f"; {Path(also).name}: {len(more)} images train"
     for name, value in {**given, **({"precision": precision} if precision != "float32" else {})}.items():
         shown = f" {Path(value).name if name.startswith('start') else value}" if value is not True else ""
         words += f" --{'single' if name == 'double' and not value else name.replace('_', '-')}{shown}"
-    data = f"{Path(images).name}: {len(pool)} images train, {len(validation)} validate"
     return where, pool, validation, {"data": data, **provenance(words, where)}
 
 
@@ -107,6 +119,7 @@ def _shown(gains: Mapping[str, float]) -> str:
 def train(
     algo: str,
     images: str,
+    also: str | None,
     out: str,
     toolbox: str,
     precision: str,
@@ -132,7 +145,9 @@ def train(
     config = _CONFIGS[algo](**given)
     words = {"algo": algo, "toolbox": toolbox, **{n: v for n, v in settings.items() if v is not None}}
     words |= {"labelled": " --labelled ".join(Path(folder).name for folder in labelled)} if labelled else {}
-    where, pool, validation, card = _prepare("restoration-env train agent", images, device, threads, precision, words)
+    where, pool, validation, card = _prepare(
+        "restoration-env train agent", images, also, device, threads, precision, words
+    )
     tools = load_toolbox(toolbox, device=where, precision=precision)
     with progress_bar() as bar:
         total = config.iterations if isinstance(config, FitConfig) else config.episodes
@@ -196,6 +211,7 @@ _JOINT: dict[str, Any] = {field.name: field.default for field in fields(JointCon
 @click.option("--precision", default="float32", show_default=True, help="Of the tools: float32 or bfloat16.")
 def joint(
     images: str,
+    also: str | None,
     out: str,
     toolbox: str,
     start_tools: str,
@@ -219,7 +235,9 @@ def joint(
     words |= {name: True for name, said in (("tied", tied), ("mean", mean)) if said}
     changed = {name: value for name, value in settings.items() if value != _JOINT[name]}
     words = {name: value for name, value in {**words, **changed}.items() if value != ""}
-    where, pool, validation, card = _prepare("restoration-env train joint", images, device, threads, precision, words)
+    where, pool, validation, card = _prepare(
+        "restoration-env train joint", images, also, device, threads, precision, words
+    )
     tools, cards = first_tools(toolbox, start_tools, tied=tied, mean=mean, device=where, precision=precision)
     if start_agent:
         network = load_agent(start_agent, toolbox=tools, device=str(where)).network

@@ -26,6 +26,7 @@ _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Singl
 @click.command()
 @click.argument("name", type=click.Choice(sorted(NETWORKS)))
 @click.option("--images", default="bundled", show_default=True, help="Clean images: a folder or a name.")
+@click.option("--also", type=click.Path(), help="A folder of which all images are trained on as well.")
 @click.option("--out", default="runs/single", show_default=True, help="Folder of weights, card and checkpoint.")
 @click.option("--start", type=click.Path(), help="Weights that this command made, to train on from.")
 @click.option("--iterations", default=_DEFAULTS["iterations"], show_default=True, help="Optimiser steps.")
@@ -42,7 +43,16 @@ _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Singl
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--threads", default=0, help="CPU threads; 0 leaves torch's choice.")
-def train(name: str, images: str, out: str, start: str | None, device: str, threads: int, **settings: Any) -> None:
+def train(
+    name: str,
+    images: str,
+    also: str | None,
+    out: str,
+    start: str | None,
+    device: str,
+    threads: int,
+    **settings: Any,
+) -> None:
     """Train the single network NAME, to hold toolchains against. A killed run goes on where it stopped."""
     config = SingleConfig(name, **settings)
     if _finished(config, Path(out), start):
@@ -54,10 +64,15 @@ def train(name: str, images: str, out: str, start: str | None, device: str, thre
         torch.set_num_threads(threads)
     pool, validation = load_images(images, "train"), load_images(images, "validation")
     words = f"restoration-env train single {name} --images {Path(images).name}"
+    words += f" --also {Path(also).name}" if also else ""
     words += f" --start {Path(start).name}" if start else ""
     given = {key: settings[key] for key in _DEFAULTS if key in settings and settings[key] != _DEFAULTS[key]}
     words += "".join(f" --{key.replace('_', '-')} {value}" for key, value in given.items())
     data = f"{Path(images).name}: {len(pool)} images train, {len(validation)} validate"
+    if also:
+        more = load_images(also, "all")
+        pool = pool.joined(more)
+        data += f"; {Path(also).name}: {len(more)} images train"
     with progress_bar() as bar:
         task = bar.add_task(name, total=config.iterations, note="")
 

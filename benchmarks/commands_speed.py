@@ -87,22 +87,24 @@ def _measure(device: str, quick: bool, suite: tuple[str, str, int | None], note:
     result: dict[str, Any] = {
         "agreement_db": measures.agreement(ways, images, split, count or (32 if quick else 300), device, note)
     }
-    turns = {"rounds": 3, "seconds": 0.8} if quick else {"rounds": 7, "seconds": 1.5}
+    on_gpu = device.startswith("cuda")
+    turns = {"rounds": 3, "seconds": 0.8} if quick or on_gpu else {"rounds": 7, "seconds": 1.5}
     rates = measures.against_naive(ways, 64, device, note=note, **turns)  # type: ignore[arg-type]
     best = measures.fastest_that_agrees(rates, result["agreement_db"])
     result |= {"environments": 64, "rates": rates, "fastest": best, "ratio_to_naive": rates[best]["ratio_to_naive"]}
     if not quick:
         fastest = next(way for way in ways if way.name == best)
         shown = [way for way in ways if way.name in (best, "torch float32")]
-        sizes = (*SIZES, 16_384) if device.startswith("cuda") else SIZES
-        result["sweep"] = {way.name: measures.sweep(way, sizes, device, seconds=2.0, note=note) for way in shown}
+        sizes, seconds = ((*SIZES, 16_384), 0.7) if on_gpu else (SIZES, 2.0)
+        result["sweep"] = {way.name: measures.sweep(way, sizes, device, seconds=seconds, note=note) for way in shown}
         result["growth"] = measures.growth(fastest, device, quick=False, note=note)
         tiled = [way.name for way in ways]
-        result["photograph"] = photograph(tiled, device, turns=2, note=note)
+        result["photograph"] = photograph(tiled, device, turns=1 if on_gpu else 2, note=note)
         result["training"] = training(fastest, device, note=note)
-        if device.startswith("cuda"):
+        if on_gpu:
             result["graphs"] = measures.recorded(fastest, sizes)
-    result["not_run"] = [] if device.startswith("cuda") else [f"on a GPU: {what}" for what in ON_A_GPU]
+            result["synchronisations_in_8_steps"] = measures.synchronisations(fastest)
+    result["not_run"] = [] if on_gpu else [f"on a GPU: {what}" for what in ON_A_GPU]
     return result
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,11 +110,14 @@ class Steps:
         return seconds[0]
 
     def rate(self, seconds: float, least: int = 2) -> float:
-        """Environment steps a second, over at least so many seconds and batches."""
-        taken, spent = 0, 0.0
+        """Environment steps a second, over at least so many seconds and batches.
+
+        Of steps that stay on the device a few are asked for before any is waited for, as a learner would.
+        """
+        taken, spent, together = 0, 0.0, 16 if self.on_device else 1
         while spent < seconds or taken < least:
-            spent += self.take(1)
-            taken += 1
+            spent += self.take(together)
+            taken += together
         return taken * self.count / spent
 
 
@@ -187,14 +191,16 @@ def against_naive(
 def limit(toolbox: Toolbox, device: str, tries: int = 3) -> float:
     """The best rate of the tools alone, in multiply-adds a second.
 
-    Batches of which every tool gets the same share, as the host knows, hot, on all threads, the best of some tries.
+    Batches of which every tool gets the same share, as the host knows, hot, on all threads, the best of some tries;
+    on a GPU with the algorithms that its library finds fastest for them.
     """
-    count = 4096 if device.startswith("cuda") else 64
+    on_gpu = device.startswith("cuda")
+    count = 352 * len(toolbox) if on_gpu else 64
     images = torch.rand(count, 3, SIDE, SIDE, device=device)
     actions = torch.arange(count) % len(toolbox)
     work = sum(toolbox.tools[int(action)].cost for action in actions) * SIDE * SIDE
     best = 0.0
-    with torch.no_grad(), pieces_only():
+    with torch.no_grad(), pieces_only(), torch.backends.cudnn.flags(benchmark=on_gpu):
         for _ in range(tries):
             with timed(device) as seconds:
                 toolbox.apply(images, actions, check=False)
@@ -203,19 +209,46 @@ def limit(toolbox: Toolbox, device: str, tries: int = 3) -> float:
 
 
 def sweep(way: Contender, sizes: Sequence[int], device: str, *, seconds: float, note: Note) -> dict[str, Any]:
-    """Steps and resets a second for each number of environments."""
-    output = "torch" if device.startswith("cuda") else "numpy"
+    """Steps and resets a second for each number of environments; on a GPU also the share of the limit."""
+    on_gpu = device.startswith("cuda")
+    box, output = way.toolbox(device), "torch" if on_gpu else "numpy"
+    best = max(limit(box, device) for _ in range(3)) if on_gpu else 0.0
     result: dict[str, Any] = {}
     for count in sizes:
         note(f"{way.name}: N = {count}")
         envs = way.envs(count, device, output=output)
         run = Steps(envs, count, device)
-        run.take(1)
+        run.take(2)
+        run.counts[:] = 0
         rate = run.rate(seconds)
+        resets = 4 if on_gpu else 1
         with timed(device) as spent:
-            envs.reset()
-        result[str(count)] = {"steps_per_second": round(rate, 1), "resets_per_second": round(count / spent[0], 1)}
+            for _ in range(resets):
+                envs.reset()
+        row = {"steps_per_second": round(rate, 1), "resets_per_second": round(resets * count / spent[0], 1)}
+        if on_gpu:
+            applied = sum(int(n) * tool.cost for n, tool in zip(run.counts, box, strict=False)) * SIDE * SIDE
+            row["share_of_limit"] = round(rate * applied / int(run.counts.sum()) / best, 3)
+            row["microseconds_per_image"] = round(1e6 / rate, 3)
+        result[str(count)] = row
     return result
+
+
+def synchronisations(way: Contender, count: int = 64, steps: int = 8) -> int:
+    """On a GPU: how often the host waited for it in so many steps of environments whose output stays there."""
+    run = Steps(way.envs(count, "cuda", output="torch"), count, "cuda")
+    run.take(2)
+    before = torch.cuda.get_sync_debug_mode()
+    batches = [torch.from_numpy(row).cuda() for row in run.random.integers(0, run.actions, (steps, count))]
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            for actions in batches:
+                run.envs.step(actions)  # type: ignore[arg-type]
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    return sum("synchronizing" in str(one.message) for one in seen)
 
 
 def recorded(way: Contender, sizes: Sequence[int]) -> dict[str, Any]:

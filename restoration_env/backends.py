@@ -10,7 +10,7 @@ from torch import nn
 
 from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.folding import folded
-from restoration_env.toolbox import Toolbox
+from restoration_env.toolbox import Tool, Toolbox
 
 # The precisions that each backend knows.
 BACKENDS = {"torch": ("float32", "bfloat16"), "openvino": ("float32", "bfloat16", "int8")}
@@ -63,8 +63,11 @@ def prepared(toolbox: Toolbox, backend: str, precision: str) -> Toolbox:
         return compiled(toolbox, precision)
     if precision == "float32":
         return toolbox  # bit for bit what was published
-    tools = [
-        replace(tool, function=folded(tool.function)) if isinstance(tool.function, nn.Module) else tool
-        for tool in toolbox
-    ]
-    return Toolbox(toolbox.name, tools)
+    return Toolbox(toolbox.name, [_for_a_processor(tool) for tool in toolbox])
+
+
+def _for_a_processor(tool: Tool) -> Tool:
+    """A tool as a processor computes it fastest; one that is on another device as it is."""
+    network = tool.function
+    here = isinstance(network, nn.Module) and all(p.device.type == "cpu" for p in network.parameters())
+    return replace(tool, function=folded(network)) if isinstance(network, nn.Module) and here else tool

@@ -80,6 +80,12 @@ class ImagePool:
         pool._hold([self._arrays[i] for i in keep], [self.names[i] for i in keep])
         return pool
 
+    def joined(self, other: ImagePool) -> ImagePool:
+        """These images and those of another pool after them."""
+        pool = ImagePool.__new__(ImagePool)
+        pool._hold([*self._arrays, *other._arrays], [*self.names, *other.names])
+        return pool
+
     def crops(self, u: Tensor, size: int, grid: str = "aligned", margin: int = 0) -> tuple[Tensor, Tensor]:
         """Cut square patches, each with a margin (replicated where the image ends).
 

@@ -1,9 +1,9 @@
 """Tools applied on a GPU without the host knowing which: no step waits for the actions to be read back.
 
-The images are sorted by tool and cut into blocks of one size, so many that they suffice whatever was chosen; where a
-tool's images do not fill its last block, the rest of it is thrown away. The networks of one architecture are stacked,
-and each block is computed with the weights of its own tool, picked on the device. All shapes are known beforehand, so
-a step can also be recorded as a CUDA graph.
+The networks of one architecture are stacked. In bfloat16 every image picks its own weights inside the convolutions
+(`restoration_env.picked`). Otherwise the images are sorted by tool and cut into blocks of one size, so many that they
+suffice whatever was chosen, and each block is computed with the weights of its tool; what a tool's images do not fill
+is thrown away. All shapes are known beforehand, so a step can also be recorded as a CUDA graph.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from restoration_env.devices import constant
+from restoration_env.picked import Picked, can_pick
 from restoration_env.toolbox import Tool
 
 _BLOCK = 256  # images that fill a GPU
@@ -27,11 +28,14 @@ class _Family:
     Attributes:
         numbers: the tools' actions.
         network: one of their modules; the weights of all are in ``weights``, (tools, ...) each.
+        picked: the same for images that pick their weights; None where that is not possible.
     """
 
     def __init__(self, tools: Sequence[Tool], numbers: Sequence[int]) -> None:
         self.numbers, self.tool = tuple(numbers), tools[0]
         self.network = cast("nn.Module", tools[0].function)
+        networks = [cast("nn.Module", tool.function) for tool in tools]
+        self.picked = Picked(networks) if self.tool.precision == "bfloat16" and can_pick(networks) else None
         states = [cast("nn.Module", tool.function).state_dict(keep_vars=True) for tool in tools]
         self.weights = {name: torch.stack([state[name].detach() for state in states]) for name in states[0]}
 
@@ -65,18 +69,30 @@ class StackedTools:
             images: float (N, 3, H, W).
             actions: int64 (N,) on the same device.
         """
-        result = torch.cat((images, images[:1]))  # the last row takes what is thrown away
-        block = max(1, min(_BLOCK, len(images) // self.stop))
+        result = images
         for family in self.families:
-            which, rows, targets = _blocks(self._within(family, actions), len(family.numbers), block)
-            for number in range(len(which)):
-                made = family(which[number : number + 1], images.index_select(0, rows[number]))
-                result.index_copy_(0, targets[number], made.to(images.dtype))
+            if family.picked is not None:
+                which = self._within(family, actions, -1).to(torch.int32)
+                made = family.picked(which, images).to(images.dtype)
+                result = torch.where((which >= 0).view(-1, 1, 1, 1), made, result)
+            else:
+                result = self._in_blocks(family, result, images, actions)
+        return images.clone() if result is images else result
+
+    def _in_blocks(self, family: _Family, result: Tensor, images: Tensor, actions: Tensor) -> Tensor:
+        """The result with the family's own images replaced."""
+        result = torch.cat((result, images[:1]))  # the last row takes what is thrown away
+        block = max(1, min(_BLOCK, len(images) // self.stop))
+        chosen = self._within(family, actions, len(family.numbers))
+        which, rows, targets = _blocks(chosen, len(family.numbers), block)
+        for number in range(len(which)):
+            made = family(which[number : number + 1], images.index_select(0, rows[number]))
+            result.index_copy_(0, targets[number], made.to(images.dtype))
         return result[:-1]
 
-    def _within(self, family: _Family, actions: Tensor) -> Tensor:
-        """Each image's tool as a number within the family; the family's size if it is none of them."""
-        places = [len(family.numbers)] * (self.stop + 1)
+    def _within(self, family: _Family, actions: Tensor, other: int) -> Tensor:
+        """Each image's tool as a number within the family; ``other`` if it is none of them."""
+        places = [other] * (self.stop + 1)
         for place, number in enumerate(family.numbers):
             places[number] = place
         return constant(tuple(places), actions.device)[actions]

@@ -20,6 +20,7 @@ from restoration_env.workers import in_parallel
 PRECISIONS = ("float32", "bfloat16", "int8")
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 SIDES = (63, 63)  # of the published patches
+_ROUND = 16  # images of one tool on a GPU, in steps of so many
 _CHUNK, _CHUNK_IN_TRAINING = 8 * 63 * 63, 32 * 63 * 63  # pixels at once: activations that stay in a core's cache
 
 
@@ -148,7 +149,9 @@ class Toolbox:
             chunk = len(images)
 
         def piece(tool: Tool, rows: Tensor) -> None:
-            result.index_copy_(0, rows, tool(images.index_select(0, rows)).to(result.dtype))
+            seen = _rounded_up(rows) if images.device.type != "cpu" else rows
+            made = tool(images.index_select(0, seen))[: len(rows)]
+            result.index_copy_(0, rows, made.to(result.dtype))
 
         if training and self._alike is not None:
             actions = self._alike.to(actions.device)[actions.long()]
@@ -166,6 +169,12 @@ class Toolbox:
             return result
         deque(in_parallel([partial(piece, tool, rows) for tool, rows in chunks]), maxlen=0)
         return result
+
+
+def _rounded_up(rows: Tensor) -> Tensor:
+    """The rows and some of them again, so that few different numbers occur: a GPU's library plans for each of them."""
+    more = -len(rows) % _ROUND
+    return torch.cat((rows, rows[:1].expand(more))) if more else rows
 
 
 def check_actions(actions: Tensor, count: int, stop: int) -> None:

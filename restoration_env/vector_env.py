@@ -92,8 +92,8 @@ class RestoreVectorEnv(VectorEnv):
         """Let steps begin new episodes without the host knowing which: all rows draw one, and few take it."""
         self._keys = KeyQueue(self._draw, self.num_envs, self.source.device)
 
-    def _draw(self, row: int) -> int:
-        return int(draw_keys(self._generators[row], 1)[0])
+    def _draw(self, row: int, count: int) -> np.ndarray:
+        return draw_keys(self._generators[row], count)
 
     @pieces_only()
     def reset(
@@ -194,8 +194,9 @@ class RestoreVectorEnv(VectorEnv):
         return self.source.drawing(self._next_keys(rows)) if len(rows) else None
 
     def _next_keys(self, rows: Tensor) -> Tensor:
-        next_key = self._draw if self._keys is None else self._keys.pop
-        return torch.tensor([next_key(row) for row in rows.tolist()])
+        if self._keys is not None:
+            return torch.from_numpy(self._keys.pop(rows.tolist()))
+        return torch.from_numpy(np.concatenate([self._draw(row, 1) for row in rows.tolist()]))
 
     def _begin(self, rows: Tensor, options: Mapping[str, Any] | None = None, *, drawn: Drawing | None = None) -> None:
         if drawn is None:

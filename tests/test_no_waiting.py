@@ -161,7 +161,7 @@ def test_the_test_would_see_a_wait() -> None:
 @pytest.mark.parametrize("ahead", [1, 3, 64])
 def test_keys_come_in_each_generators_own_order(ahead: int) -> None:
     generators = [np.random.default_rng(row) for row in range(5)]
-    queue = KeyQueue(lambda row: int(generators[row].integers(1 << 40)), 5, torch.device("cpu"), ahead)
+    queue = KeyQueue(lambda row, count: generators[row].integers(1 << 40, size=count), 5, torch.device("cpu"), ahead)
     expected = [np.random.default_rng(row) for row in range(5)]
     used, chance = [[] for _ in range(5)], np.random.default_rng(9)
     for turn in range(40):
@@ -172,7 +172,7 @@ def test_keys_come_in_each_generators_own_order(ahead: int) -> None:
                 used[row].append(int(keys[row]))
         if turn in (7, 20):
             queue.settle([])
-            used[2].append(queue.pop(2))
+            used[2].append(int(queue.pop([2])[0]))
         if turn == 30:
             queue.settle([4])
             generators[4] = np.random.default_rng(4)
