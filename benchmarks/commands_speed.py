@@ -95,13 +95,15 @@ def _measure(device: str, quick: bool, suite: tuple[str, str, int | None], note:
     if not quick:
         fastest = next(way for way in ways if way.name == best)
         shown = [way for way in ways if way.name in (best, "torch float32")]
-        sizes, seconds = ((*SIZES, 16_384), 0.7) if on_gpu else (SIZES, 2.0)
-        result["sweep"] = {way.name: measures.sweep(way, sizes, device, seconds=seconds, note=note) for way in shown}
+        seconds = 0.7 if on_gpu else 2.0
+        result["sweep"] = {way.name: measures.sweep(way, SIZES, device, seconds=seconds, note=note) for way in shown}
         result["growth"] = measures.growth(fastest, device, quick=False, note=note)
         tiled = [way.name for way in ways]
         result["photograph"] = photograph(tiled, device, turns=1 if on_gpu else 2, note=note)
         result["training"] = training(fastest, device, note=note)
         if on_gpu:
+            sizes = (*SIZES, 16_384)
+            result["sweep"][best] |= measures.sweep(fastest, sizes[-1:], device, seconds=seconds, note=note)
             result["graphs"] = measures.recorded(fastest, sizes)
             result["synchronisations_in_8_steps"] = measures.synchronisations(fastest)
     result["not_run"] = [] if on_gpu else [f"on a GPU: {what}" for what in ON_A_GPU]
@@ -144,7 +146,8 @@ def tables(result: dict[str, Any]) -> list[Table]:
 
 def _sweep_table(sweep: dict[str, Any]) -> Table:
     table = Table("N", *(f"{name}\nsteps/s | resets/s" for name in sweep), title="environments side by side")
-    for count in next(iter(sweep.values())):
-        cells = [rows[count] for rows in sweep.values()]
-        table.add_row(count, *(f"{c['steps_per_second']:,.0f} | {c['resets_per_second']:,.0f}" for c in cells))
+    for count in max(sweep.values(), key=len):
+        cells = [rows.get(count) for rows in sweep.values()]
+        shown = [f"{c['steps_per_second']:,.0f} | {c['resets_per_second']:,.0f}" if c else "" for c in cells]
+        table.add_row(count, *shown)
     return table

@@ -200,7 +200,7 @@ def limit(toolbox: Toolbox, device: str, tries: int = 3) -> float:
     actions = torch.arange(count) % len(toolbox)
     work = sum(toolbox.tools[int(action)].cost for action in actions) * SIDE * SIDE
     best = 0.0
-    with torch.no_grad(), pieces_only(), torch.backends.cudnn.flags(benchmark=on_gpu):
+    with torch.no_grad(), pieces_only(), torch.backends.cudnn.flags(enabled=True, benchmark=on_gpu):
         for _ in range(tries):
             with timed(device) as seconds:
                 toolbox.apply(images, actions, check=False)
@@ -248,7 +248,7 @@ def synchronisations(way: Contender, count: int = 64, steps: int = 8) -> int:
                 run.envs.step(actions)  # type: ignore[arg-type]
         finally:
             torch.cuda.set_sync_debug_mode(before)
-    return sum("synchronizing" in str(one.message) for one in seen)
+    return sum("called a synchronizing" in str(one.message) for one in seen)
 
 
 def recorded(way: Contender, sizes: Sequence[int]) -> dict[str, Any]:
@@ -328,18 +328,21 @@ def growth(way: Contender, device: str, *, quick: bool, note: Note) -> dict[str,
     Each varies alone, with one network for all tools, so that the work is in proportion.
     """
     box = way.toolbox(device)
-    small = box["denoise-1"]
+    small, on_gpu = box["denoise-1"], device.startswith("cuda")
     ranges: dict[str, Sequence[int]] = {
         "images": (8, 32, 128) if quick else (8, 16, 32, 64, 128, 256, 512, 1024),
         "tools": (1, 4, 12) if quick else (1, 2, 4, 8, 12, 24),
         "side": (32, 63, 127) if quick else (24, 32, 48, 63, 96, 127, 191, 255),
     }
+    others = 2048 if on_gpu else 48  # images where their number does not vary: a GPU does not notice a few
+    if on_gpu:
+        ranges["images"] = (256, 512, 1024, 2048, 4096, 8192, 16_384)
     result: dict[str, Any] = {}
     for what, values in ranges.items():
         note(f"growth with {what}")
         rows = []
         for value in values:
-            count = value if what == "images" else 48
+            count = value if what == "images" else others
             side = value if what == "side" else SIDE
             tools = _copies(small, value if what == "tools" else 12)
             rows.append([value, round(1e3 * _step_seconds(tools, count, side, device, 3 if quick else 5), 4)])

@@ -177,7 +177,9 @@ def train_single(
     train = train.fitting(config.patch)
     held_out = validation_batches(validation, config.validation_images, config.patch, device).values()
     clean, damaged = (torch.cat(parts) for parts in zip(*held_out, strict=True))
-    fastest = torch.backends.cudnn.flags(benchmark=run.device.type == "cuda")  # all batches are of one shape
+    fastest = torch.backends.cudnn.flags(
+        enabled=True, benchmark=run.device.type == "cuda"
+    )  # all batches are of one shape
     with fastest, resumed(run, checkpoint, checkpoint_seconds) as stepped:
         if start is not None and not run.history:
             run.judge(clean, damaged)  # training on must not end with less

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
+import importlib.util
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -36,6 +38,17 @@ def find_device(name: str = "auto") -> torch.device:
 def must_not_wait(device: torch.device) -> bool:
     """Whether reading a value computed there makes the host wait, so that a step must not do it."""
     return device.type != "cpu"
+
+
+@lru_cache(maxsize=1)
+def has_kernels() -> bool:
+    """Whether the project's own kernels for a GPU can be compiled: whether Triton is installed."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def kernels() -> Any:
+    """The module of the project's own kernels for a GPU."""
+    return importlib.import_module("restoration_env.kernels")
 
 
 @lru_cache(maxsize=256)

@@ -20,13 +20,12 @@ from restoration_env.distortions import (
     KERNEL_RADIUS,
     Recipe,
     gaussian_blur,
-    gaussian_noise,
     jpeg_compression,
     lose_resolution,
 )
 from restoration_env.errors import InvalidArgument, UnknownName, UnreadableImage
 from restoration_env.photos import SUFFIXES, read_photo
-from restoration_env.randomness import normal, uniform
+from restoration_env.randomness import noisy, uniform
 from restoration_env.turning import WAYS, turned_each
 
 SPLITS = ("train", "validation", "test", "all")
@@ -212,7 +211,7 @@ def damaged_patches(
     worse = gaussian_blur(blocks, blur, crop=KERNEL_RADIUS)
     if reach:  # the blocks begin at multiples of 16 of the image, so the small pixels are those of the whole image
         worse = _inside(lose_resolution(worse, recipe.lost(drawn)), reach)
-    worse = gaussian_noise(worse, noise, normal(noise_keys, tuple(worse.shape[1:]), stream=3, dtype=worse.dtype))
+    worse = noisy(worse, noise, noise_keys, stream=3)
     if inspect:
         inspect(worse)
     worse = jpeg_compression(worse, quality)

@@ -9,15 +9,15 @@ Rectifiers and sums beside a convolution are computed with it, in its accumulato
 from __future__ import annotations
 
 import copy
-import importlib.util
 import operator
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+
+from restoration_env.devices import has_kernels, kernels
 
 _SMALLEST = 16  # the least channels a tensor core multiplies at once
 
@@ -25,7 +25,7 @@ _SMALLEST = 16  # the least channels a tensor core multiplies at once
 def can_pick(networks: Sequence[nn.Module]) -> bool:
     """Whether `Picked` can compute these: on a GPU with Triton, all weights in plain convolutions."""
     on_gpu = all(p.is_cuda for network in networks for p in network.parameters())
-    return on_gpu and importlib.util.find_spec("triton") is not None and knows(networks[0])
+    return on_gpu and has_kernels() and knows(networks[0])
 
 
 def knows(network: nn.Module) -> bool:
@@ -123,7 +123,7 @@ class PickedConv2d(nn.Module):
         tiles_wide = -(-width // wide)
         tiles = -(-height // high) * tiles_wide
         extra = made if added is None else added
-        _kernel()[(tiles * len(images),)](
+        kernels().picked_convolution[(tiles * len(images),)](
             images, self.weights, self.biases, self._shared.which, extra, made,
             images.shape[2], images.shape[3], height, width, tiles, tiles_wide,
             *images.stride(), *extra.stride(), *made.stride(),
@@ -201,10 +201,3 @@ def _fused(traced: fx.GraphModule) -> fx.GraphModule:
     traced.graph.lint()
     traced.recompile()
     return traced
-
-
-@lru_cache(maxsize=1)
-def _kernel() -> Any:
-    from restoration_env.picked_kernel import picked_convolution
-
-    return picked_convolution

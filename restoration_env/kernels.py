@@ -1,4 +1,4 @@
-"""The Triton kernel of `restoration_env.picked`; needs Triton, which torch's CUDA builds bring."""
+"""The Triton kernels of `picked` and `randomness`; only for a GPU, needs Triton, which torch's CUDA builds bring."""
 
 # mypy: ignore-errors
 import triton
@@ -56,3 +56,30 @@ def picked_convolution(
             total = tl.maximum(total, 0.0)
         place = picture * m_n + (row * m_h + column * m_w)[:, None] + (output * m_c)[None, :]
         tl.store(made + place, total.to(made.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def noisy(
+    images, scales, keys, made,
+    pairs, size, width, area, first, i_n, i_c, i_h, i_w,
+    GOLDEN: tl.constexpr, MIX1: tl.constexpr, MIX2: tl.constexpr, TURN: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Images plus scaled normal numbers, clipped to [0, 1]: SplitMix64, then Box-Muller, two numbers of each word."""
+    image, number = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    word = tl.load(keys + image) + (number.to(tl.int64) + (first + 1)) * GOLDEN
+    word = (word ^ ((word >> 30) & ((1 << 34) - 1))) * MIX1
+    word = (word ^ ((word >> 27) & ((1 << 37) - 1))) * MIX2
+    word = word ^ ((word >> 31) & ((1 << 33) - 1))
+    radius = (((word >> 32) & 0xFFFFFFFF).to(tl.float32) + 1.0) * (2.0**-32)
+    radius = tl.sqrt(-2.0 * tl.log(radius))
+    angle = (word & 0xFFFFFFFF).to(tl.float32) * TURN
+    scale = tl.load(scales + image)
+    for half in tl.static_range(2):
+        place = number + half * pairs
+        inside = (number < pairs) & (place < size)
+        pixel = place % area
+        offset = (place // area) * i_c + (pixel // width) * i_h + (pixel % width) * i_w
+        value = tl.load(images + image * i_n + offset, mask=inside, other=0.0)
+        drawn = (tl.cos(angle) if half == 0 else tl.sin(angle)) * radius
+        worse = tl.minimum(tl.maximum(value + drawn * scale, 0.0), 1.0)
+        tl.store(made + image * size + place, tl.where(scale > 0.0, worse, value), mask=inside)
