@@ -14,6 +14,7 @@ from restoration_env.benchmarks.ceilings import ceilings_table
 from restoration_env.benchmarks.joint_study import joint_study_table
 from restoration_env.benchmarks.leaderboard import PATCH_SUITES
 from restoration_env.benchmarks.magnitudes import magnitudes_table
+from restoration_env.benchmarks.speed_tables import speed_gpu_sentence, speed_gpu_table, speed_table
 from restoration_env.benchmarks.study_tables import contestants_table, fewer_images_table, policies_table
 from restoration_env.benchmarks.training_cost import Stage, toolbox_stages
 from restoration_env.files import replacing
@@ -196,27 +197,6 @@ def super_resolvers_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def speed_table(result: dict[str, Any]) -> str:
-    """Each way to compute the tools: environments side by side, and a photograph through three tools, as Markdown."""
-    photograph, agree = result["photograph"], result["agreement_db"]
-    units = ", ".join(result.get("processor", ["environments"]))
-    heads = [units, f"steps/s, N = {result['environments']}", "times naive", "share of limit", "dB off at most"]
-    heads += [f"{photograph['width']}x{photograph['height']}, times faster", "times less memory"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for name, row in result["rates"].items():
-        cells = ["", "", "", "", ""]
-        if name != "naive":
-            photo, off = photograph[name], agree.get(name, {}).get("largest")
-            cells = [
-                f"{row['ratio_to_naive']:.2f}",
-                f"{row['share_of_limit']:.0%}",
-                "" if off is None else f"{off:.4f}",
-            ]
-            cells += [f"{photo['times_faster']:.2f}", f"{photo['times_less_memory']:.2f}"]
-        lines.append(f"| {name} | {row['steps_per_second']:,.0f} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def lost_resolution_table(result: dict[str, Any]) -> str:
     """The gain with and without the super-resolver, and where it is used, as Markdown."""
     lines = ["| policy | tools | gain, both | x4: gain, used on | mixed: gain, used on |", "|---|---|---|---|---|"]
@@ -264,6 +244,7 @@ _TABLES: dict[str, Callable[[], str]] = {
     "losses": partial(_drawn, "chains", losses_table),
     "stages_modern": lambda: stages_table("cnn12-modern"),
     "policies": lambda: policies_table(read_result(RESULTS / "baselines.json"), read_result(RESULTS / "policies.json")),
+    "speed_gpu_sentence": partial(_drawn, "speed_gpu", speed_gpu_sentence),
     "fewer_images": partial(_drawn, "variants", fewer_images_table),
     **{
         name: partial(_drawn, name, draw)
@@ -285,6 +266,7 @@ _TABLES: dict[str, Callable[[], str]] = {
             ("super_resolution", super_resolvers_table),
             ("speed", speed_table),
             ("speed_zen4", speed_table),
+            ("speed_gpu", speed_gpu_table),
         )
     },
 }

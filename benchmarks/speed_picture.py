@@ -31,7 +31,8 @@ def draw_speed(result: Mapping[str, Any]) -> np.ndarray:
     page = Image.new("RGB", (WIDTH, TOP + 2 * SIDE + 3 * GAP), PAPER)
     draw = ImageDraw.Draw(page)
     draw.text((GAP, 44), "Environment steps a second", INK, font=_font(22), anchor="ls")
-    said = f"{result['device']}, {result['threads']} threads, random actions"
+    on = result["device"] + (f", {result['threads']} threads" if "CPU" in result["device"] else "")
+    said = f"{on}, random actions"
     draw.text((GAP, 70), said, MUTED, font=_font(14), anchor="ls")
     naive = result["rates"]["naive"]["steps_per_second"]
     series = {
