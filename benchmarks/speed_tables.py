@@ -64,7 +64,6 @@ def speed_gpu_sentence(result: dict[str, Any]) -> str:
     rates = result["sweep"][result["fastest"]]
     most = max(rates, key=lambda count: rates[count]["steps_per_second"])
     row = rates[most]
-    return (
-        f'`make_vec(..., device="cuda", output="torch")` stays on a GPU: {row["steps_per_second"]:,.0f} steps a second\n'
-        f"on one {result['device']}, N = {int(most):,} ([how](docs/speed.md#on-a-gpu))."
-    )
+    call, rate = '`make_vec(..., device="cuda", output="torch")`', f"{row['steps_per_second']:,.0f}"
+    said = f"{call} stays on a GPU: {rate} steps a second\non one {result['device']}, N = {int(most):,}"
+    return f"{said} ([how](docs/speed.md#on-a-gpu))."
