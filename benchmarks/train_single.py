@@ -35,6 +35,7 @@ from restoration_env.tools.training import ENOUGH, Progress, mean_gain
 
 STILL = 0.02  # dB: what counts as no movement of the validation PSNR
 _LATER = 0.4  # of the learning rate: the peak in the rounds that are added
+_PART = 32  # images at once, on a processor
 _FIRST_KEY = 1 << 37  # of the training patches, so that no other training draws the same
 
 
@@ -218,6 +219,9 @@ class _Run:
             self.origin = {key: origin.get(key) for key in ("sha256", "command", "commit", "patches_seen", "seconds")}
             self.patches_before, self.seconds = origin["patches_seen"], origin["seconds"]
         self.network: nn.Module = network.train().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # A processor computes few images at a time faster; batch normalisation must see all of them together.
+        normalised = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+        self.part = _PART if self.device.type == "cpu" and not normalised else config.batch
         decay = torch.optim.swa_utils.get_ema_multi_avg_fn(config.averaging)
         # The running means of batch normalisation belong to the weights they were seen with: averaged like them.
         self.average = torch.optim.swa_utils.AveragedModel(self.network, multi_avg_fn=decay, use_buffers=True).eval()
@@ -258,14 +262,16 @@ class _Run:
 
     def step(self, clean: Tensor, damaged: Tensor) -> float:
         """One optimiser step; returns the loss, the negative mean PSNR in dB."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            restored = self.network(damaged.contiguous(memory_format=torch.channels_last))
-        error = (restored.float() - clean).square().mean(dim=(1, 2, 3))
-        loss = 10.0 * torch.log10(error + ENOUGH).mean()
-        value = loss.item()
-        if math.isfinite(value):
-            self.optimizer.zero_grad()
+        value = 0.0
+        self.optimizer.zero_grad()
+        for some, worse in zip(clean.split(self.part), damaged.split(self.part), strict=True):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+                restored = self.network(worse.contiguous(memory_format=torch.channels_last))
+            error = (restored.float() - some).square().mean(dim=(1, 2, 3))
+            loss = 10.0 * torch.log10(error + ENOUGH).sum() / len(clean)
+            value += loss.item()
             loss.backward()
+        if math.isfinite(value):
             nn.utils.clip_grad_norm_(self.network.parameters(), 20.0)
             self.optimizer.step(self.rate())
             self.average.update_parameters(self.network)
