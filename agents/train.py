@@ -22,7 +22,7 @@ from restoration_env.agents.objectives import OBJECTIVES, build_objective
 from restoration_env.cli import progress_bar
 from restoration_env.devices import find_device, keep_freed_memory
 from restoration_env.errors import InvalidArgument
-from restoration_env.images import load_images
+from restoration_env.images import load_images, with_more
 from restoration_env.provenance import provenance
 from restoration_env.registry import load_toolbox
 from restoration_env.tools.catalogue import CATALOGUE, TOOLBOXES
@@ -69,14 +69,11 @@ def _prepare(
     words = f"{command} --images {Path(images).name}"
     words += f" --also {Path(also).name}" if also else ""
     data = f"{Path(images).name}: {len(pool)} images train, {len(validation)} validate"
-    if also:
-        more = load_images(also, "all")
-        pool = pool.joined(more)
-        data += f"; {Path(also).name}: {len(more)} images train"
+    pool, further = with_more(pool, also)
     for name, value in {**given, **({"precision": precision} if precision != "float32" else {})}.items():
         shown = f" {Path(value).name if name.startswith('start') else value}" if value is not True else ""
         words += f" --{'single' if name == 'double' and not value else name.replace('_', '-')}{shown}"
-    return where, pool, validation, {"data": data, **provenance(words, where)}
+    return where, pool, validation, {"data": data + further, **provenance(words, where)}
 
 
 def _shown(gains: Mapping[str, float]) -> str:

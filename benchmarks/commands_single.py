@@ -16,7 +16,7 @@ from restoration_env.benchmarks.train_single import SingleConfig, train_single
 from restoration_env.cli import progress_bar
 from restoration_env.devices import find_device, keep_freed_memory
 from restoration_env.files import read_weights
-from restoration_env.images import load_images
+from restoration_env.images import load_images, with_more
 from restoration_env.provenance import provenance
 from restoration_env.tools.training import Progress
 
@@ -69,10 +69,7 @@ def train(
     given = {key: settings[key] for key in _DEFAULTS if key in settings and settings[key] != _DEFAULTS[key]}
     words += "".join(f" --{key.replace('_', '-')} {value}" for key, value in given.items())
     data = f"{Path(images).name}: {len(pool)} images train, {len(validation)} validate"
-    if also:
-        more = load_images(also, "all")
-        pool = pool.joined(more)
-        data += f"; {Path(also).name}: {len(more)} images train"
+    pool, further = with_more(pool, also)
     with progress_bar() as bar:
         task = bar.add_task(name, total=config.iterations, note="")
 
@@ -81,7 +78,7 @@ def train(
             if progress.validation_gain is not None:
                 bar.update(task, note=f"validation {progress.validation_gain:+.2f} dB")
 
-        card = {"data": data, **provenance(words, where)}
+        card = {"data": data + further, **provenance(words, where)}
         done = train_single(config, pool, validation, out, start=start, device=where, report=report, card=card)
     enough = done["trained_enough"]
     said = "not trained enough: --start trains it on" if enough == "no" else f"trained enough: {enough}"

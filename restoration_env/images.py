@@ -268,6 +268,14 @@ def load_images(source: str | os.PathLike[str] = "bundled", split: str = "train"
     return pool
 
 
+def with_more(pool: ImagePool, also: str | os.PathLike[str] | None) -> tuple[ImagePool, str]:
+    """A pool with all images of a further source, and what a card says of them after its own; without one as it is."""
+    if also is None:
+        return pool, ""
+    more = load_images(also, "all")
+    return pool.joined(more), f"; {Path(also).name}: {len(more)} images train"
+
+
 def _listed(path: Path) -> _File:
     try:
         status = path.stat()

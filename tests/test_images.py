@@ -17,7 +17,7 @@ from PIL import Image
 from restoration_env import images as module
 from restoration_env.distortions import LOSSLESS, Recipe, distort, recipe
 from restoration_env.errors import InvalidArgument, UnknownName
-from restoration_env.images import GRIDS, SPLITS, ImagePool, damaged_patches, load_images
+from restoration_env.images import GRIDS, SPLITS, ImagePool, damaged_patches, load_images, with_more
 from restoration_env.randomness import uniform
 
 PARTS = ("train", "validation", "test")
@@ -112,6 +112,17 @@ def test_an_unreadable_file_is_named_and_skipped(folder: Path) -> None:
     assert seen[0].filename == __file__
     with pytest.warns(UserWarning, match=r"junk\.png"):  # nor is it forgotten the second time
         load_images(folder, "all")
+
+
+def test_all_images_of_a_further_folder_are_trained_on_as_well(folder: Path) -> None:
+    own = load_images("bundled", "train")
+    pool, said = with_more(own, folder)
+    more = load_images(folder, "all")
+    assert pool.names == (*own.names, *more.names) and said == f"; {folder.name}: {len(more)} images train"
+    assert all(torch.equal(a, b) for a, b in zip(pool.images, [*own.images, *more.images], strict=True))
+    assert with_more(own, None) == (own, "")
+    with pytest.raises(InvalidArgument, match="images must be"):
+        with_more(own, folder / "nowhere")
 
 
 def test_other_files_are_left_alone(folder: Path) -> None:

@@ -21,7 +21,7 @@ from restoration_env.benchmarks.networks import (
 from restoration_env.benchmarks.owan import OWAN, load_owan
 from restoration_env.benchmarks.readme import ROOT
 from restoration_env.benchmarks.suites import patch_suite
-from restoration_env.benchmarks.train_single import SingleConfig, converged, train_single, training_patches
+from restoration_env.benchmarks.train_single import SingleConfig, _Run, converged, train_single, training_patches
 from restoration_env.distortions import recipe
 from restoration_env.errors import InvalidArgument, TrainingDiverged
 from restoration_env.files import load_checkpoint, read_weights, save_weights
@@ -153,6 +153,19 @@ def test_a_killed_run_resumes_and_ends_bit_for_bit_as_an_uninterrupted_one(photo
     tensors = [read_weights(tmp_path / folder / f"{network}.safetensors")[0] for folder in ("whole", "parts")]
     assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
     assert whole["history"] == parts["history"] and not list(tmp_path.rglob("*.checkpoint"))
+
+
+def test_few_patches_at_a_time_teach_what_all_at_once_do(photos):
+    runs = []
+    for part in (2, 4):
+        run = _Run(small(batch=4), None, "cpu")
+        run.part = part
+        losses = [run.step(*training_patches(photos[0], run.config, run.patches_seen)) for _ in range(3)]
+        runs.append((losses, run.average.module.state_dict()))
+    assert runs[0][0] == pytest.approx(runs[1][0], abs=1e-4)
+    for name, value in runs[0][1].items():
+        torch.testing.assert_close(value, runs[1][1][name], atol=1e-4, rtol=1e-4)
+    assert _Run(small(network="dncnn", multiply_adds=None, batch=64), None, "cpu").part == 64  # batch normalisation
 
 
 def test_the_card_says_what_was_seen_and_training_on_adds_to_it(photos, tmp_path):
