@@ -3,7 +3,8 @@
 The networks of one architecture are stacked. In bfloat16 every image picks its own weights inside the convolutions
 (`restoration_env.picked`). Otherwise the images are sorted by tool and cut into blocks of one size, so many that they
 suffice whatever was chosen, and each block is computed with the weights of its tool; what a tool's images do not fill
-is thrown away. All shapes are known beforehand, so a step can also be recorded as a CUDA graph.
+is thrown away. All shapes are known beforehand, so the tools can also be recorded as a CUDA graph, which is done for
+batches that are small and come often.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from restoration_env.picked import Picked, can_pick
 from restoration_env.toolbox import Tool
 
 _BLOCK = 256  # images that fill a GPU
+_FEW = 256  # up to so many images, launching takes longer than computing
+_OFTEN, _MOST = 16, 8  # a number of images that came so often is recorded; so many numbers are, at most
 
 
 class _Family:
@@ -61,6 +64,22 @@ class StackedTools:
         self.families = [_Family([tools[n] for n in numbers], numbers) for numbers in kinds.values()]
         self.stop = len(tools)
         self.versions = versions(tools)
+        self.can_record = all(family.picked is not None for family in self.families)
+        self._came: dict[tuple[torch.Size, torch.dtype], int] = {}
+        self._recorded: dict[tuple[torch.Size, torch.dtype], RecordedTools] = {}
+
+    def apply_again(self, images: Tensor, actions: Tensor) -> Tensor:
+        """`apply` for environments, which step equally many images again and again: few of them as a CUDA graph."""
+        kind = images.shape, images.dtype
+        inside = images.is_cuda and torch.cuda.is_current_stream_capturing()  # the caller records
+        if not self.can_record or len(images) > _FEW or inside:
+            return self.apply(images, actions)
+        if kind not in self._recorded:
+            self._came[kind] = self._came.get(kind, 0) + 1
+            if self._came[kind] < _OFTEN or len(self._recorded) >= _MOST:
+                return self.apply(images, actions)
+            self._recorded[kind] = RecordedTools(self, images, actions)
+        return self._recorded[kind].apply(images, actions)
 
     def apply(self, images: Tensor, actions: Tensor) -> Tensor:
         """As `Toolbox.apply`, without gradients.

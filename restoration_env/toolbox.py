@@ -142,7 +142,7 @@ class Toolbox:
         training = torch.is_grad_enabled()
         stacked = self._stacked() if devices.must_not_wait(actions.device) and not training else None
         if stacked is not None:
-            return stacked.apply(images, actions)  # without waiting for the actions
+            return stacked.apply_again(images, actions)  # without waiting for the actions
         result = torch.empty_like(images)
         chunk = max(1, (_CHUNK_IN_TRAINING if training else _CHUNK) // math.prod(images.shape[-2:]))
         if images.device.type != "cpu":

@@ -8,11 +8,12 @@ from helpers import needs_cnn12
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import restoration_env
-from restoration_env import devices
+from restoration_env import devices, stacked
 from restoration_env.distortions import recipe
 from restoration_env.episodes import Episodes
 from restoration_env.images import damaged_patches, load_images
 from restoration_env.key_queue import KeyQueue
+from restoration_env.registry import load_toolbox
 from restoration_env.toolbox import Tool, Toolbox
 
 ATEN = torch.ops.aten
@@ -83,6 +84,37 @@ def test_stacked_tools_do_what_single_ones_do(count: int, chosen: str, monkeypat
         with NoWaiting():
             result = box.apply(images, actions, check=False)
     torch.testing.assert_close(result, expected)
+
+
+def test_batches_of_a_size_that_comes_often_are_recorded_once(as_on_a_gpu, monkeypatch) -> None:
+    made, played = [], []
+
+    class Recorded:
+        def __init__(self, tools, images, actions):
+            made.append(len(images))
+            self.tools = tools
+
+        def apply(self, images, actions):
+            played.append(len(images))
+            return self.tools.apply(images, actions)
+
+    monkeypatch.setattr(stacked, "RecordedTools", Recorded)
+    box = small()
+    with torch.no_grad():
+        for _ in range(20):  # nothing is recorded where images do not pick their weights
+            box.apply(torch.rand(3, 3, 8, 8), torch.tensor([0, 1, 5]), check=False)
+        assert not made
+        box._stacked().can_record = True
+        for count in (3, 5, 300):
+            for _ in range(18):
+                images, actions = torch.rand(count, 3, 8, 8), torch.arange(count) % 6
+                result = box.apply(images, actions, check=False)
+                torch.testing.assert_close(result, box._stacked().apply(images, actions))
+        assert made == [3, 5] and played == [3] * 3 + [5] * 3  # from the sixteenth time on; of 300, none
+        for count in range(10, 20):
+            for _ in range(16):
+                box.apply(torch.rand(count, 3, 8, 8), torch.zeros(count, dtype=torch.long), check=False)
+        assert len(made) == 8
 
 
 def test_changed_weights_are_seen(as_on_a_gpu) -> None:
@@ -185,8 +217,8 @@ def test_keys_come_in_each_generators_own_order(ahead: int) -> None:
 def test_a_step_does_not_synchronise_a_gpu() -> None:
     envs = restoration_env.RestoreVectorEnv(64, output="torch", device="cuda", precision="bfloat16")
     envs.reset(seed=0)
-    actions = torch.randint(13, (8, 64), device="cuda")
-    for row in actions:
+    actions = torch.randint(13, (20, 64), device="cuda")
+    for row in actions:  # so often that the tools are recorded
         envs.step(row)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -194,3 +226,14 @@ def test_a_step_does_not_synchronise_a_gpu() -> None:
             envs.step(row)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_on_a_gpu_recorded_tools_make_the_same() -> None:
+    box = load_toolbox("cnn12", device="cuda", precision="bfloat16")
+    with torch.no_grad():
+        for _ in range(20):
+            images, actions = torch.rand(64, 3, 63, 63, device="cuda"), torch.randint(13, (64,), device="cuda")
+            made = box.apply(images, actions, check=False)
+            torch.testing.assert_close(made, box._stacked().apply(images, actions))
+    assert box._stacked()._recorded
