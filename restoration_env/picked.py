@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 
 from restoration_env.devices import has_kernels, kernels
 
+_RECTIFIERS, _SUMS = (F.relu, torch.relu, "relu"), (torch.add, operator.add)
 _SMALLEST = 16  # the least channels a tensor core multiplies at once
 
 
@@ -150,7 +151,7 @@ def _with_picked_convolutions(networks: Sequence[nn.Module], shared: _Shared, dt
             setattr(parent, name.rpartition(".")[2], PickedConv2d(same, shared, dtype))
     try:
         traced = fx.GraphModule(made, _Tracer().trace(made))
-    except (fx.proxy.TraceError, TypeError):  # what it does depends on the image's size
+    except (fx.proxy.TraceError, TypeError, RuntimeError):  # what it does depends on the image's size
         return made
     return _fused(traced)
 
@@ -162,40 +163,41 @@ class _Tracer(fx.Tracer):
 
 def _fused(traced: fx.GraphModule) -> fx.GraphModule:
     """Put rectifiers, sums and the change to the images' precision into the convolutions beside them."""
+    calls = [str(node.target) for node in traced.graph.nodes if node.op == "call_module"]
+    place = {node: number for number, node in enumerate(traced.graph.nodes)}
 
     def conv(node: Any) -> PickedConv2d | None:
-        module = (
-            traced.get_submodule(str(node.target)) if isinstance(node, fx.Node) and node.op == "call_module" else None
-        )
+        """The convolution that a node calls and no other does."""
+        if not isinstance(node, fx.Node) or node.op != "call_module" or calls.count(str(node.target)) > 1:
+            return None
+        module = traced.get_submodule(str(node.target))
         return module if isinstance(module, PickedConv2d) else None
-
-    def is_call(node: Any, *functions: Any) -> bool:
-        return isinstance(node, fx.Node) and node.op in ("call_function", "call_method") and node.target in functions
 
     def replace(node: fx.Node, by: fx.Node) -> None:
         node.replace_all_uses_with(by)
         traced.graph.erase_node(node)
 
     for node in list(traced.graph.nodes):
-        source = node.args[0] if node.args else None
-        alone = isinstance(source, fx.Node) and len(source.users) == 1
-        made = conv(source)
-        if is_call(node, F.relu, torch.relu, "relu"):
-            if made is not None and alone and not made.exact:
+        if node.op not in ("call_function", "call_method") or not isinstance(node.args[0], fx.Node):
+            continue
+        source, alone = node.args[0], len(node.args[0].users) == 1
+        made = conv(source) if alone else None
+        if node.target in _RECTIFIERS:
+            if made is not None and not made.exact:
                 made.rectified = True
-                replace(node, cast(fx.Node, source))
-            elif len(node.users) == 1 and (user := conv(next(iter(node.users)))) is not None:
-                user.rectifies = True
-                node.replace_all_uses_with(cast(fx.Node, source))
-                traced.graph.erase_node(node)
-        elif is_call(node, "to") and made is not None and alone and not made.rectified:
+                replace(node, source)
+            elif len(node.users) == 1 and (alone or not node.kwargs.get("inplace")):
+                user = conv(next(iter(node.users)))
+                if user is not None and next(iter(node.users)).args[0] is node:
+                    user.rectifies = True
+                    replace(node, source)
+        elif node.target == "to" and made is not None and not made.rectified:
             made.exact = True
-            replace(node, cast(fx.Node, source))
-        elif is_call(node, torch.add, operator.add):
-            other, last = node.args[0], node.args[1]
-            made = conv(last)
-            if made is not None and len(last.users) == 1 and not made.rectified and len(last.args) == 1:
-                last.args = (last.args[0], other)
+            replace(node, source)
+        elif node.target in _SUMS and isinstance(last := node.args[1], fx.Node) and not node.kwargs:
+            made = conv(last) if len(last.users) == 1 and place[source] < place[last] else None
+            if made is not None and not made.rectified and len(last.args) == 1:
+                last.args = (last.args[0], source)
                 replace(node, last)
     traced.graph.eliminate_dead_code()
     traced.graph.lint()

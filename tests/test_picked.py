@@ -73,6 +73,34 @@ def test_of_the_published_networks_only_convolutions_are_left(name: str, convolu
     assert calls == ["call_module"] * convolutions
 
 
+class Unusual(nn.Module):
+    """Does everything that looks as if it could be fused, but must not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.twice, self.last = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = self.first(images)
+        seen = F.relu(features, inplace=True)  # so the sum below sees it too
+        features = features + self.twice(seen)
+        features = torch.add(images, self.twice(features), alpha=0.5)  # without the rectifier, and only half
+        early = self.last(features)
+        late = features * 2.0
+        return late + early  # the first of the two is made last
+
+
+def test_what_only_looks_as_if_it_could_be_fused_is_not(monkeypatch) -> None:
+    torch.manual_seed(6)
+    networks, images = [Unusual().requires_grad_(False) for _ in range(2)], torch.rand(2, 3, 18, 21)
+    monkeypatch.setattr(PickedConv2d, "forward", plainly)
+    picked = Picked(networks, torch.float32)
+    assert isinstance(picked.network, torch.fx.GraphModule)
+    made = picked(torch.tensor([1, 0], dtype=torch.int32), images)
+    expected = torch.cat([networks[1](images[:1]), networks[0](images[1:])])
+    torch.testing.assert_close(made, expected)
+
+
 def test_what_is_not_a_plain_convolution_is_left_to_others() -> None:
     unknown = [
         nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)),
