@@ -21,7 +21,7 @@ from restoration_env.images import damaged_patches, load_images
 from restoration_env.metrics import psnr
 
 SIZE, MAX_STEPS, SEVERITY = 20, 2, "noise"
-STEPS = {"dqn": 2_000, "qrdqn": 2_000, "a2c": 14_000, "ppo": 4_000, "maskable-ppo": 4_000, "recurrent-ppo": 6_000}
+STEPS = {"dqn": 2_000, "qrdqn": 2_000, "a2c": 14_000, "ppo": 6_000, "maskable-ppo": 6_000, "recurrent-ppo": 6_000}
 
 
 @pytest.fixture(scope="module")
