@@ -286,7 +286,8 @@ def test_a_browser_goes_through_the_whole_study_by_clicks(address, study, tmp_pa
 
 
 def test_the_command_serves_until_it_is_interrupted(study):
-    program = "from restoration_env.cli import main; main()"
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # some shells have it ignored
+    program += "from restoration_env.cli import main; main()"
     command = [sys.executable, "-c", program, "study", "serve", str(study.path), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
