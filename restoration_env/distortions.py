@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from restoration_env import devices
-from restoration_env.devices import constant
+from restoration_env.devices import constant, has_kernels
 from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.jpeg import through_jpeg
+from restoration_env.randomness import noisy_in_one, normal
 from restoration_env.resizing import enlarged_again
 
 KERNEL_RADIUS = 10  # the published 21x21 kernel
@@ -124,6 +125,13 @@ def gaussian_noise(images: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
     """Add ``noise`` (standard normal, the images' shape) times sigma (0-255 scale) and clip to [0, 1]."""
     scale = (sigma.to(images.dtype) / 255.0).view(-1, 1, 1, 1)
     return _only_where(sigma > 0, (noise * scale).add_(images).clamp_(0.0, 1.0), images)
+
+
+def seeded_noise(images: Tensor, sigma: Tensor, keys: Tensor, stream: int) -> Tensor:
+    """`gaussian_noise` with the normal numbers that keys, int64 (N,), have in a stream."""
+    if images.is_cuda and images.dtype == torch.float32 and has_kernels():
+        return noisy_in_one(images, sigma.to(images.dtype) / 255.0, keys, stream)
+    return gaussian_noise(images, sigma, normal(keys, tuple(images.shape[1:]), stream, dtype=images.dtype))
 
 
 def jpeg_compression(images: Tensor, quality: Tensor) -> Tensor:

@@ -22,10 +22,11 @@ from restoration_env.distortions import (
     gaussian_blur,
     jpeg_compression,
     lose_resolution,
+    seeded_noise,
 )
 from restoration_env.errors import InvalidArgument, UnknownName, UnreadableImage
 from restoration_env.photos import SUFFIXES, read_photo
-from restoration_env.randomness import noisy, uniform
+from restoration_env.randomness import uniform
 from restoration_env.turning import WAYS, turned_each
 
 SPLITS = ("train", "validation", "test", "all")
@@ -211,7 +212,7 @@ def damaged_patches(
     worse = gaussian_blur(blocks, blur, crop=KERNEL_RADIUS)
     if reach:  # the blocks begin at multiples of 16 of the image, so the small pixels are those of the whole image
         worse = _inside(lose_resolution(worse, recipe.lost(drawn)), reach)
-    worse = noisy(worse, noise, noise_keys, stream=3)
+    worse = seeded_noise(worse, noise, noise_keys, stream=3)
     if inspect:
         inspect(worse)
     worse = jpeg_compression(worse, quality)

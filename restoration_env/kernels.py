@@ -1,4 +1,4 @@
-"""The Triton kernels of `picked` and `randomness`; only for a GPU, needs Triton, which torch's CUDA builds bring."""
+"""The Triton kernels of `picked` and `randomness.noisy_in_one`, for a GPU; torch's CUDA builds bring Triton."""
 
 # mypy: ignore-errors
 import triton

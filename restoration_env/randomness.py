@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from restoration_env import devices
-from restoration_env.devices import has_kernels, kernels
+from restoration_env.devices import kernels
 from restoration_env.workers import by_parts
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
@@ -63,26 +62,11 @@ def normal(keys: Tensor, shape: tuple[int, ...], stream: int = 1, *, dtype: torc
     return by_parts(drawn, keys, part=max(1, _NUMBERS // size))[0].reshape(len(keys), *shape)
 
 
-def noisy(images: Tensor, sigma: Tensor, keys: Tensor, stream: int) -> Tensor:
-    """Images plus normal numbers of a stream times sigma, clipped to [0, 1]; on a GPU in one kernel.
+def noisy_in_one(images: Tensor, scales: Tensor, keys: Tensor, stream: int) -> Tensor:
+    """Images (N, C, H, W) plus `normal` numbers times scales (N,), clipped, on a GPU in one kernel (Triton).
 
-    Args:
-        images: float (N, C, H, W).
-        sigma: (N,) standard deviations on the 0-255 scale; where it is 0 an image stays as it is, unclipped too.
-        keys: int64 (N,).
-        stream: of the numbers.
+    Where the scale is 0 an image stays as it is, unclipped too.
     """
-    scales = sigma.to(images.dtype) / 255.0
-    if images.is_cuda and images.dtype == torch.float32 and has_kernels():
-        return _noisy_in_one(images, scales, keys, stream)
-    noise = normal(keys, tuple(images.shape[1:]), stream, dtype=images.dtype)
-    worse = noise.mul_(scales.view(-1, 1, 1, 1)).add_(images).clamp_(0.0, 1.0)
-    if not devices.must_not_wait(images.device) and bool((scales > 0).all()):
-        return worse
-    return torch.where((scales > 0).view(-1, 1, 1, 1), worse, images)
-
-
-def _noisy_in_one(images: Tensor, scales: Tensor, keys: Tensor, stream: int) -> Tensor:
     _, channels, height, width = images.shape
     size, block = channels * height * width, 1024
     pairs = -(-size // 2)

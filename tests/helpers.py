@@ -1,6 +1,10 @@
 """What tests share: a toolbox that costs nothing, registered under "tiny" on import, and short ways to play."""
 
+import importlib.util
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import gymnasium
@@ -100,3 +104,14 @@ def assert_same(a, b) -> None:
 
 def patch(seed: int = 0, size: int = 63) -> np.ndarray:
     return np.random.default_rng(seed).integers(60, 200, (size, size, 3), dtype=np.uint8)
+
+
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+
+
+def interpreted(program: str) -> str:
+    """What a Python program prints whose GPU kernels Triton interprets on the processor."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
+from helpers import interpreted, needs_triton
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -24,9 +25,10 @@ from restoration_env.distortions import (
     level_triples,
     recipe,
     recipe_names,
+    seeded_noise,
 )
 from restoration_env.errors import InvalidArgument, UnknownName
-from restoration_env.randomness import uniform
+from restoration_env.randomness import normal, uniform
 
 
 def images(n: int = 2, height: int = 20, width: int = 24, seed: int = 0) -> torch.Tensor:
@@ -280,3 +282,36 @@ def test_unknown_names_list_the_known_ones() -> None:
         level_triples("any")
     with pytest.raises(UnknownName, match="blur, noise, jpeg"):
         band("haze", 0, 1)
+
+
+INTERPRETED = """
+import torch
+from restoration_env.distortions import seeded_noise
+from restoration_env.randomness import noisy_in_one
+
+images = torch.rand(4, 3, 13, 17).transpose(2, 3)
+keys, sigma = torch.tensor([1, -7, 2**62, 0]), torch.tensor([0.0, 10.0, 50.0, 3.0])
+torch.testing.assert_close(noisy_in_one(images, sigma / 255.0, keys, 3), seeded_noise(images, sigma, keys, 3))
+print("the same")
+"""
+
+
+def test_noise_is_scaled_normal_numbers_and_an_image_without_stays_as_it_is() -> None:
+    images, keys = torch.rand(3, 3, 9, 8) * 2.0 - 0.5, torch.tensor([5, 6, 7])
+    made = seeded_noise(images, torch.tensor([0.0, 25.5, 51.0]), keys, stream=3)
+    assert torch.equal(made[0], images[0])
+    for row, scale in ((1, 0.1), (2, 0.2)):
+        expected = images[row] + scale * normal(keys[row : row + 1], (3, 9, 8), stream=3)[0]
+        torch.testing.assert_close(made[row], expected.clamp(0.0, 1.0))
+
+
+@needs_triton
+def test_the_kernel_makes_the_same_noise() -> None:
+    assert interpreted(INTERPRETED) == "the same"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_makes_the_same_noise() -> None:
+    images, keys, sigma = torch.rand(4, 3, 80, 80), torch.arange(4), torch.tensor([0.0, 10.0, 50.0, 3.0])
+    made = seeded_noise(images.cuda(), sigma.cuda(), keys.cuda(), stream=3).cpu()
+    torch.testing.assert_close(made, seeded_noise(images, sigma, keys, stream=3), atol=1e-5, rtol=0)

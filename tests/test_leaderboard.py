@@ -93,7 +93,7 @@ def normal_by_numpy(keys, shape, stream, dtype):
 def test_a_suite_has_the_same_bytes_if_something_else_computes_the_damage(name, monkeypatch):
     """What a machine can do differently is less than what another implementation does."""
     monkeypatch.setattr("restoration_env.images.gaussian_blur", blurred_tap_by_tap)
-    monkeypatch.setattr("restoration_env.randomness.normal", normal_by_numpy)
+    monkeypatch.setattr("restoration_env.distortions.normal", normal_by_numpy)
     assert patch_suite("bundled", "test", recipe(name), 24).digest == STORED[name]["sha256"]
 
 

@@ -1,13 +1,9 @@
 """Convolutions whose weights each image picks: what is fused, how weights lie, and, with Triton, the kernel."""
 
-import importlib.util
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import interpreted, needs_triton
 from torch import nn
 
 from restoration_env.picked import Picked, PickedConv2d, knows
@@ -115,11 +111,9 @@ def test_what_is_not_a_plain_convolution_is_left_to_others() -> None:
     assert knows(nn.Sequential(nn.Conv2d(3, 8, 4, stride=2, padding=1), nn.ReLU()))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@needs_triton
 def test_the_kernel_computes_what_each_network_does_alone() -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, "-c", INTERPRETED], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.strip() == "as alone", done.stderr
+    assert interpreted(INTERPRETED) == "as alone"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

@@ -1,16 +1,12 @@
 """Random numbers are a pure function of the key: pinned, uniform, normal, independent."""
 
-import importlib.util
 import math
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 
-from restoration_env.randomness import draw_keys, generator, hashed, noisy, normal, uniform
+from restoration_env.randomness import draw_keys, generator, hashed, normal, uniform
 
 KEYS = torch.from_numpy(np.random.default_rng(0).integers(0, 2**63 - 1, 2000))
 
@@ -126,37 +122,3 @@ def test_every_number_of_a_generator_matters() -> None:
     drawn = {torch.rand(1, generator=generator(*pair)).item() for pair in numbers}
     assert len(drawn) == len(numbers)
     assert torch.equal(torch.rand(5, generator=generator(3, 7)), torch.rand(5, generator=generator(3, 7)))
-
-
-INTERPRETED = """
-import torch
-from restoration_env.randomness import _noisy_in_one, noisy
-
-images = torch.rand(4, 3, 13, 17).transpose(2, 3)
-keys, sigma = torch.tensor([1, -7, 2**62, 0]), torch.tensor([0.0, 10.0, 50.0, 3.0])
-torch.testing.assert_close(_noisy_in_one(images, sigma / 255.0, keys, 3), noisy(images, sigma, keys, 3))
-print("the same")
-"""
-
-
-def test_noise_is_scaled_normal_numbers_and_an_image_without_stays_as_it_is() -> None:
-    images, keys = torch.rand(3, 3, 9, 8) * 2.0 - 0.5, torch.tensor([5, 6, 7])
-    made = noisy(images, torch.tensor([0.0, 25.5, 51.0]), keys, stream=3)
-    assert torch.equal(made[0], images[0])
-    for row, scale in ((1, 0.1), (2, 0.2)):
-        expected = images[row] + scale * normal(keys[row : row + 1], (3, 9, 8), stream=3)[0]
-        torch.testing.assert_close(made[row], expected.clamp(0.0, 1.0))
-
-
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-def test_the_kernel_makes_the_same_noise() -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, "-c", INTERPRETED], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.strip() == "the same", done.stderr
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-def test_a_gpu_makes_the_same_noise() -> None:
-    images, keys, sigma = torch.rand(4, 3, 80, 80), torch.arange(4), torch.tensor([0.0, 10.0, 50.0, 3.0])
-    made = noisy(images.cuda(), sigma.cuda(), keys.cuda(), stream=3).cpu()
-    torch.testing.assert_close(made, noisy(images, sigma, keys, stream=3), atol=1e-5, rtol=0)
