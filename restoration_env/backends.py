@@ -10,6 +10,7 @@ from torch import nn
 
 from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.folding import folded
+from restoration_env.fusion import can_pack, packed
 from restoration_env.toolbox import Tool, Toolbox
 
 # The precisions that each backend knows.
@@ -67,7 +68,10 @@ def prepared(toolbox: Toolbox, backend: str, precision: str) -> Toolbox:
 
 
 def _for_a_processor(tool: Tool) -> Tool:
-    """A tool as a processor computes it fastest; one that is on another device as it is."""
+    """A tool as a processor computes it fastest in bfloat16; one that is on another device as it is."""
     network = tool.function
     here = isinstance(network, nn.Module) and all(p.device.type == "cpu" for p in network.parameters())
-    return replace(tool, function=folded(network)) if isinstance(network, nn.Module) and here else tool
+    if not isinstance(network, nn.Module) or not here:
+        return tool
+    network = folded(network)
+    return replace(tool, function=packed(network) if can_pack(network) else network)

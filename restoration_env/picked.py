@@ -8,18 +8,16 @@ Rectifiers and sums beside a convolution are computed with it, in its accumulato
 
 from __future__ import annotations
 
-import copy
-import operator
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from restoration_env.devices import has_kernels, kernels
+from restoration_env.fusion import Fusible, only_convolutions, with_convolutions
 
-_RECTIFIERS, _SUMS = (F.relu, torch.relu, "relu"), (torch.add, operator.add)
 _SMALLEST = 16  # the least channels a tensor core multiplies at once
 
 
@@ -31,10 +29,8 @@ def can_pick(networks: Sequence[nn.Module]) -> bool:
 
 def knows(network: nn.Module) -> bool:
     """Whether all weights of a network are in convolutions that `PickedConv2d` computes, and it has no other state."""
-    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
-    owned = sum(p.numel() for conv in convolutions for p in conv.parameters())
-    whole = owned == sum(p.numel() for p in network.parameters()) and not list(network.buffers())
-    return bool(convolutions) and whole and all(_known(conv) for conv in convolutions)
+    convolutions = only_convolutions(network)
+    return bool(convolutions) and all(_known(conv) for conv in convolutions)
 
 
 def _known(conv: nn.Conv2d) -> bool:
@@ -53,7 +49,12 @@ class Picked:
 
     def __init__(self, networks: Sequence[nn.Module], dtype: torch.dtype = torch.bfloat16) -> None:
         self._shared = _Shared()
-        self.network = _with_picked_convolutions(networks, self._shared, dtype)
+
+        def of_all(name: str, _: nn.Conv2d) -> PickedConv2d:
+            same = [cast(nn.Conv2d, network.get_submodule(name)) for network in networks]
+            return PickedConv2d(same, self._shared, dtype)
+
+        self.network = with_convolutions(networks[0], of_all)
 
     def __call__(self, which: Tensor, images: Tensor) -> Tensor:
         """Images (N, 3, H, W) after network ``which``, int32 (N,); where that is negative the result is arbitrary."""
@@ -67,18 +68,13 @@ class _Shared:
     which: Tensor
 
 
-class PickedConv2d(nn.Module):
+class PickedConv2d(Fusible):
     """A convolution with one of several weights for each image.
 
     Args:
         convolutions: of one shape.
         shared: which of them each image picks.
         dtype: what it multiplies and returns; it sums in float32.
-
-    Attributes:
-        rectified: apply a rectifier to the result (after the sum).
-        rectifies: apply one to the input.
-        exact: the result in float32.
     """
 
     weights: Tensor
@@ -90,7 +86,6 @@ class PickedConv2d(nn.Module):
         self._shared, self.dtype = shared, dtype
         self.outputs, self.inputs, self.kernel = first.out_channels, first.in_channels, first.kernel_size[0]
         self.stride, self.padding = first.stride[0], int(first.padding[0])
-        self.rectified = self.rectifies = self.exact = False
         weights = torch.stack([conv.weight.detach().float() for conv in convolutions])  # (T, O, I, K, K)
         biases = torch.stack([cast(Tensor, conv.bias).detach().float() for conv in convolutions])
         self.register_buffer("weights", self._arranged(weights).to(dtype), persistent=False)
@@ -139,67 +134,3 @@ class PickedConv2d(nn.Module):
 def _power(number: int) -> int:
     """The least power of two that is no less, and no less than what a tensor core multiplies."""
     return max(_SMALLEST, 1 << (number - 1).bit_length())
-
-
-def _with_picked_convolutions(networks: Sequence[nn.Module], shared: _Shared, dtype: torch.dtype) -> nn.Module:
-    """One network of the architecture, its convolutions those of all; neighbouring operations go into them."""
-    made = copy.deepcopy(networks[0]).eval().requires_grad_(False)
-    for name, module in list(made.named_modules()):
-        if isinstance(module, nn.Conv2d):
-            same = [cast(nn.Conv2d, network.get_submodule(name)) for network in networks]
-            parent = made.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], PickedConv2d(same, shared, dtype))
-    try:
-        traced = fx.GraphModule(made, _Tracer().trace(made))
-    except (fx.proxy.TraceError, TypeError, RuntimeError):  # what it does depends on the image's size
-        return made
-    return _fused(traced)
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, PickedConv2d)
-
-
-def _fused(traced: fx.GraphModule) -> fx.GraphModule:
-    """Put rectifiers, sums and the change to the images' precision into the convolutions beside them."""
-    calls = [str(node.target) for node in traced.graph.nodes if node.op == "call_module"]
-    place = {node: number for number, node in enumerate(traced.graph.nodes)}
-
-    def conv(node: Any) -> PickedConv2d | None:
-        """The convolution that a node calls and no other does."""
-        if not isinstance(node, fx.Node) or node.op != "call_module" or calls.count(str(node.target)) > 1:
-            return None
-        module = traced.get_submodule(str(node.target))
-        return module if isinstance(module, PickedConv2d) else None
-
-    def replace(node: fx.Node, by: fx.Node) -> None:
-        node.replace_all_uses_with(by)
-        traced.graph.erase_node(node)
-
-    for node in list(traced.graph.nodes):
-        if node.op not in ("call_function", "call_method") or not isinstance(node.args[0], fx.Node):
-            continue
-        source, alone = node.args[0], len(node.args[0].users) == 1
-        made = conv(source) if alone else None
-        if node.target in _RECTIFIERS:
-            if made is not None and not made.exact:
-                made.rectified = True
-                replace(node, source)
-            elif len(node.users) == 1 and (alone or not node.kwargs.get("inplace")):
-                user = conv(next(iter(node.users)))
-                if user is not None and next(iter(node.users)).args[0] is node:
-                    user.rectifies = True
-                    replace(node, source)
-        elif node.target == "to" and made is not None and not made.rectified:
-            made.exact = True
-            replace(node, source)
-        elif node.target in _SUMS and isinstance(last := node.args[1], fx.Node) and not node.kwargs:
-            made = conv(last) if len(last.users) == 1 and place[source] < place[last] else None
-            if made is not None and not made.rectified and len(last.args) == 1:
-                last.args = (last.args[0], source)
-                replace(node, last)
-    traced.graph.eliminate_dead_code()
-    traced.graph.lint()
-    traced.recompile()
-    return traced

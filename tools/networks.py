@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from restoration_env.errors import UnknownName
 
@@ -84,6 +84,20 @@ class EightLayer(ToolNetwork):
         return self.conv8(F.relu(self.expand(features), inplace=True))
 
 
+# What decides by the tensors at hand is one step for `torch.fx`, which traces networks without any.
+@fx.wrap
+def _dense(features: Tensor) -> Tensor:
+    """Features for a sigmoid: where memory is dense a processor takes several in bfloat16 at once."""
+    return features.clone() if features.dtype == torch.bfloat16 and features.device.type == "cpu" else features
+
+
+@fx.wrap
+def _extended(images: Tensor, grid: int) -> Tensor:
+    """Images (N, C, H, W), extended by their last pixels to sides that are multiples of a grid."""
+    down, right = (-side % grid for side in images.shape[-2:])
+    return F.pad(images, (0, right, 0, down), mode="replicate") if down or right else images
+
+
 class GateBlock(nn.Module):
     """A residual block in which one half of the features decides how much of the other half passes.
 
@@ -101,9 +115,7 @@ class GateBlock(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Features (N, channels, H, W) to the same shape."""
         left, right = self.both(features).chunk(2, 1)
-        if right.dtype == torch.bfloat16 and right.device.type == "cpu":
-            right = right.clone()  # where memory is dense a processor takes several sigmoids at once
-        return features + self.mix(left * torch.sigmoid(right))
+        return features + self.mix(left * torch.sigmoid(_dense(right)))
 
 
 class GateUNet(ToolNetwork):
@@ -139,13 +151,10 @@ class GateUNet(ToolNetwork):
     def residual(self, images: Tensor) -> Tensor:
         """The correction (N, 3, H, W) that `forward` adds to the images."""
         height, width = images.shape[-2:]
-        down, right = -height % 4, -width % 4
-        if down or right:
-            return self.residual(F.pad(images, (0, right, 0, down), mode="replicate"))[..., :height, :width]
-        shallow = self.before(self.head(F.pixel_unshuffle(images, 2)))
+        shallow = self.before(self.head(F.pixel_unshuffle(_extended(images, 4), 2)))
         deep = self.middle(self.down(shallow))
         features = self.after(shallow + F.pixel_shuffle(self.up(deep), 2))
-        return F.pixel_shuffle(self.tail(features), 2)
+        return F.pixel_shuffle(self.tail(features), 2)[..., :height, :width]
 
 
 NETWORKS: dict[str, Callable[[], ToolNetwork]] = {
