@@ -81,10 +81,13 @@ class Episodes:
         clean = torch.full_like(damaged, torch.nan) if clean is None else clean
         quality, pixels = by_parts(_seen, damaged, clean)
         count, device = len(damaged), damaged.device
-        if rows is None and where is None:  # the caller's own stay as they are when single rows begin anew
-            clean, damaged = clean.clone(), damaged.clone()
+        on_cpu, whole = device.type == "cpu", rows is None and where is None
+        dense = torch.channels_last if on_cpu else torch.preserve_format  # as tools leave images there
+        images = damaged.clone(memory_format=dense)
+        damaged = damaged.clone() if whole else damaged  # the caller's own stay as they are
+        clean = clean.clone(memory_format=dense) if whole or on_cpu else clean
         fresh = {
-            "images": damaged.clone(),
+            "images": images,
             "pixels": pixels,
             "damaged": damaged,
             "clean": clean,
@@ -175,4 +178,6 @@ class Episodes:
 
 def _seen(images: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
     """The PSNR of images, float64 (N,), and their pixels in eight bits, rounded and clipped: uint8 (N, H, W, 3)."""
-    return psnr(images, clean), torch.stack(eight_bit(images).unbind(1), -1)
+    pixels = eight_bit(images)
+    dense = pixels.permute(0, 2, 3, 1)
+    return psnr(images, clean), dense if dense.is_contiguous() else torch.stack(pixels.unbind(1), -1)

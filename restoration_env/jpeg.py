@@ -9,6 +9,7 @@ float64, where they are exact (all values stay below 2^53), because that is fast
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -93,7 +94,7 @@ def _through_jpeg(levels: Tensor, quality: Tensor) -> tuple[Tensor]:
     luma, chroma = _to_ycc(levels)
     chroma = _halve(_pad(chroma, height + height % 2, wide))
     # One image for the transform: luma, and under it the two chromas side by side, half as high and half as wide.
-    planes = levels.new_empty(len(levels), high + high // 2, wide, dtype=torch.float64)
+    planes = levels.new_empty(len(levels), high + high // 2, wide)
     planes[:, :high] = _pad(luma, high, wide)
     planes[:, high:] = _pad(chroma, high // 2, wide // 2).transpose(1, 2).flatten(2)
     planes = _through_dct(planes, high, quality).float()
@@ -165,28 +166,46 @@ def _double(x: Tensor) -> Tensor:
     return both.view(n, channels, 2 * height, 2 * width).add_(bias).mul_(1 / 16).floor_()
 
 
-def _table(base: tuple[tuple[int, ...], ...], quality: Tensor) -> Tensor:
-    """The quantisation tables (N, 8, 8) of a batch of qualities, as float64 whole numbers."""
-    quality = quality.to(torch.int64)
+@lru_cache(maxsize=8)
+def _tables(device: torch.device) -> Tensor:
+    """The quantisation tables of qualities 0 (as 1) .. 100, of luma and of chroma: float64 (101, 2, 8, 8)."""
+    quality = torch.arange(101).clamp_min(1)
     scale = torch.where(quality < 50, 5000 // quality, 200 - 2 * quality)
-    table = (constant(base, quality.device) * scale[:, None, None] + 50) // 100
-    return table.clamp(1, 255).double()
+    tables = (torch.tensor((_LUMA, _CHROMA)) * scale[:, None, None, None] + 50) // 100
+    return tables.clamp(1, 255).double().to(device)
+
+
+@lru_cache(maxsize=8)
+def _matrices(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The transform of eight samples, that of two blocks of them, and what the latter first multiplies, in float32.
+
+    Of the first transform all sums are whole numbers below 2^24, which float32 holds exactly.
+    """
+    matrix = torch.tensor(_DCT, dtype=torch.float64)
+    twice = torch.block_diag(matrix, matrix)
+    return matrix.to(device), twice.to(device), (twice.T * 2.0**-11).float().contiguous().to(device)
 
 
 def _through_dct(x: Tensor, high: int, quality: Tensor) -> Tensor:
-    """Transform, quantise, and back, in place: float64 (N, H, W), luma in the first ``high`` rows, chroma below."""
+    """Transform, quantise, and back: whole numbers (N, H, W), luma in the first ``high`` rows, chroma below.
+
+    Args:
+        x: float32, 0 .. 255, H and W multiples of 16; written to.
+        high: rows of luma.
+        quality: integers (N,).
+    """
     width = x.shape[-1]
-    matrix = constant(_DCT, x.device, torch.float64)
-    rows, columns = (-1, 8), (-1, 8, width)  # each view has the eight samples of a block on one axis
-    y = _rounded(x.sub_(128.0).view(rows) @ (matrix.T * 2.0**-11))
+    # Each view has the samples of a block on one axis; of rows those of two blocks, because products gain from it.
+    rows, columns = (-1, 16), (-1, 8, width)
+    matrix, twice, exact = _matrices(x.device)
+    y = _rounded(x.sub_(128.0).view(rows) @ exact).double()
     y = _rounded((matrix * 2.0**-15) @ y.view(columns)).view_as(x)
-    for part, base in ((y[:, :high], _LUMA), (y[:, high:], _CHROMA)):
-        steps = _table(base, quality).repeat(1, 1, width // 8)[:, None]
-        blocks = part.unflatten(1, (-1, 8))
+    steps = _tables(x.device)[quality.long()].repeat(1, 1, 1, width // 8)
+    for part, step in zip((y[:, :high], y[:, high:]), steps[:, :, None].unbind(1), strict=True):
         # Halves are rounded away from zero: the whole numbers divided are far from all others that are nearly halves.
-        blocks.mul_((1.0 + 2.0**-40) / (8.0 * steps)).round_().mul_(steps)
+        part.unflatten(1, (-1, 8)).mul_((1.0 + 2.0**-40) / (8.0 * step)).round_().mul_(step)
     y = _rounded((matrix.T * 2.0**-11) @ y.view(columns))
-    y = y.view(rows) @ (matrix * 2.0**-18)
+    y = y.view(rows) @ (twice * 2.0**-18)
     return y.add_(128.5).floor_().clamp_(0.0, 255.0).view_as(x)
 
 

@@ -131,7 +131,7 @@ class Toolbox:
             check: refuse bad arguments. Callers that made the arguments themselves switch it off.
 
         Returns:
-            float (N, 3, H, W), not clipped, a new tensor.
+            float (N, 3, H, W), not clipped, a new tensor; on a processor, without gradients, channels last in memory.
 
         Raises:
             InvalidArgument: for images of another shape, type or range, or actions out of range.
@@ -143,15 +143,19 @@ class Toolbox:
         stacked = self._stacked() if devices.must_not_wait(actions.device) and not training else None
         if stacked is not None:
             return stacked.apply_again(images, actions)  # without waiting for the actions
+        on_cpu = images.device.type == "cpu"
+        if on_cpu and not training:
+            images = images.contiguous(memory_format=torch.channels_last)  # as networks see them and leave them
         result = torch.empty_like(images)
         chunk = max(1, (_CHUNK_IN_TRAINING if training else _CHUNK) // math.prod(images.shape[-2:]))
-        if images.device.type != "cpu":
+        if not on_cpu:
             chunk = len(images)
+        taken, put = images.permute(0, 2, 3, 1), result.permute(0, 2, 3, 1)  # dense where channels come last
 
         def piece(tool: Tool, rows: Tensor) -> None:
-            seen = _rounded_up(rows) if images.device.type != "cpu" else rows
-            made = tool(images.index_select(0, seen))[: len(rows)]
-            result.index_copy_(0, rows, made.to(result.dtype))
+            seen = rows if on_cpu else _rounded_up(rows)
+            made = tool(taken.index_select(0, seen).permute(0, 3, 1, 2))[: len(rows)]
+            put.index_copy_(0, rows, made.permute(0, 2, 3, 1).to(result.dtype))
 
         if training and self._alike is not None:
             actions = self._alike.to(actions.device)[actions.long()]
@@ -159,11 +163,11 @@ class Toolbox:
         counts = torch.bincount(actions, minlength=self.stop + 1).tolist()
         *rows, stopped = devices.to_device(order, images.device).split(counts)
         if len(stopped):
-            result.index_copy_(0, stopped, images.index_select(0, stopped))
+            put.index_copy_(0, stopped, taken.index_select(0, stopped))
         groups = zip(self.tools, rows, strict=True)
         chunks = [(tool, rows) for tool, group in groups if len(group) for rows in group.split(chunk)]
         chunks.sort(key=lambda one: -one[0].cost * len(one[1]))  # the longest first: then all cores end together
-        if training or images.device.type != "cpu":
+        if training or not on_cpu:
             for tool, rows in chunks:
                 piece(tool, rows)
             return result
