@@ -7,6 +7,8 @@ this project, environments, agents, oracles and the restoration of photographs, 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -78,14 +80,13 @@ class Episodes:
             rows: int64 (N,), the rows to begin anew; None replaces the whole batch.
             where: bool (N,) instead: of a whole batch, the rows to begin anew. No one has to know how many they are.
         """
-        clean = torch.full_like(damaged, torch.nan) if clean is None else clean
-        quality, pixels = by_parts(_seen, damaged, clean)
+        whole = rows is None and where is None
+        self.begin_at(start(damaged.clone() if whole else damaged, clean), rows, where=where)
+
+    def begin_at(self, begun: Start, rows: Tensor | None = None, *, where: Tensor | None = None) -> None:
+        """`begin` with what `start` made of the images; who calls it keeps none of them."""
+        damaged, clean, images, pixels, quality = begun
         count, device = len(damaged), damaged.device
-        on_cpu, whole = device.type == "cpu", rows is None and where is None
-        dense = torch.channels_last if on_cpu else torch.preserve_format  # as tools leave images there
-        images = damaged.clone(memory_format=dense)
-        damaged = damaged.clone() if whole else damaged  # the caller's own stay as they are
-        clean = clean.clone(memory_format=dense) if whole or on_cpu else clean
         fresh = {
             "images": images,
             "pixels": pixels,
@@ -176,8 +177,29 @@ class Episodes:
         }
 
 
+class Start(NamedTuple):
+    """What episodes begin with, a row each; attributes as those of `Episodes`."""
+
+    damaged: Tensor
+    clean: Tensor
+    images: Tensor
+    pixels: Tensor
+    psnr: Tensor
+
+
+def start(damaged: Tensor, clean: Tensor | None = None) -> Start:
+    """Prepare episodes of images, float (N, 3, H, W), for `Episodes.begin_at`; without references, clean is NaN."""
+    clean = torch.full_like(damaged, torch.nan) if clean is None else clean
+    # On a processor as tools leave images there.
+    dense = torch.channels_last if damaged.device.type == "cpu" else torch.preserve_format
+    images, clean = damaged.clone(memory_format=dense), clean.clone(memory_format=dense)
+    quality, pixels = by_parts(_seen, images, clean)
+    return Start(damaged, clean, images, pixels, quality)
+
+
 def _seen(images: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
     """The PSNR of images, float64 (N,), and their pixels in eight bits, rounded and clipped: uint8 (N, H, W, 3)."""
-    pixels = eight_bit(images)
-    dense = pixels.permute(0, 2, 3, 1)
-    return psnr(images, clean), dense if dense.is_contiguous() else torch.stack(pixels.unbind(1), -1)
+    seen = images.permute(0, 2, 3, 1)
+    if not seen.is_contiguous():
+        return psnr(images, clean), torch.stack(eight_bit(images).unbind(1), -1)
+    return psnr(seen, clean.permute(0, 2, 3, 1)), eight_bit(seen)

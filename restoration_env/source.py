@@ -14,6 +14,7 @@ from torch import Tensor
 from restoration_env import devices
 from restoration_env.devices import find_device
 from restoration_env.distortions import Recipe, distort, recipe, recipe_names
+from restoration_env.episodes import Start, start
 from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.images import GRIDS, damaged_patches, load_images
 from restoration_env.randomness import normal, uniform
@@ -63,15 +64,21 @@ class EpisodeSource:
             return clean, self._patch(damaged, "options['damaged']").repeat(len(keys), 1, 1, 1)
         return clean, _damage(clean, keys.to(self.device), how)
 
-    def drawing(self, keys: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
-        """`draw` for keys (N,), begun on the processor's other threads; what is returned waits for the patches."""
-        pieces = [partial(self._part, some, self.recipe) for some in keys.split(_PART)]
-        return partial(_joined, in_parallel(pieces, beside=True))
+    def starting(self, keys: Tensor) -> Callable[[], Start]:
+        """Episodes of keys (N,), drawn on the processor's other threads; what is returned waits for them."""
+        pieces = [partial(self._start, some) for some in keys.split(_PART)]
+        begun = in_parallel(pieces, beside=True)
+        return lambda: Start(*_joined(begun))
+
+    def _start(self, keys: Tensor) -> Start:
+        clean, damaged = self._part(keys, self.recipe)
+        return start(damaged, clean)
 
     def _drawn(self, keys: Tensor, how: Recipe) -> tuple[Tensor, Tensor]:
         if devices.must_not_wait(self.device) or len(keys) <= _PART:
             return self._part(keys, how)
-        return _joined(in_parallel([partial(self._part, some, how) for some in keys.split(_PART)]))
+        clean, damaged = _joined(in_parallel([partial(self._part, some, how) for some in keys.split(_PART)]))
+        return clean, damaged
 
     def _part(self, keys: Tensor, how: Recipe) -> tuple[Tensor, Tensor]:
         return damaged_patches(self.pool, keys, how, self.patch_size, grid=self.grid, device=self.device)
@@ -84,9 +91,9 @@ class EpisodeSource:
         return torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(self.device).float() / 255.0
 
 
-def _joined(parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    clean, damaged = zip(*parts, strict=True)
-    return torch.cat(clean), torch.cat(damaged)
+def _joined(parts: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    first, *others = parts
+    return tuple(torch.cat(some) for some in zip(first, *others, strict=True)) if others else first
 
 
 def _recipe(name: str) -> Recipe:

@@ -166,12 +166,14 @@ class Toolbox:
             put.index_copy_(0, stopped, taken.index_select(0, stopped))
         groups = zip(self.tools, rows, strict=True)
         chunks = [(tool, rows) for tool, group in groups if len(group) for rows in group.split(chunk)]
-        chunks.sort(key=lambda one: -one[0].cost * len(one[1]))  # the longest first: then all cores end together
+        chunks.sort(key=lambda one: -one[0].cost * len(one[1]))
         if training or not on_cpu:
             for tool, rows in chunks:
                 piece(tool, rows)
             return result
-        deque(in_parallel([partial(piece, tool, rows) for tool, rows in chunks]), maxlen=0)
+        last = len(chunks) - len(chunks) // 3  # smaller ones at the end: then all cores end together
+        halves = [(tool, half) for tool, rows in chunks[last:] for half in rows.chunk(2)]
+        deque(in_parallel([partial(piece, tool, rows) for tool, rows in chunks[:last] + halves]), maxlen=0)
         return result
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from restoration_env import devices
 from restoration_env.devices import to_device
-from restoration_env.episodes import Episodes
+from restoration_env.episodes import Episodes, Start, start
 from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.key_queue import KeyQueue
 from restoration_env.observations import observation_space, to_numpy
@@ -27,7 +27,7 @@ from restoration_env.toolbox import check_actions
 from restoration_env.workers import pieces_only
 
 OUTPUTS = ("numpy", "torch")
-Drawing = Callable[[], tuple[Tensor, Tensor]]
+Starting = Callable[[], Start]
 
 
 class RestoreVectorEnv(VectorEnv):
@@ -84,13 +84,9 @@ class RestoreVectorEnv(VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._generators: list[np.random.Generator] = []
-        self._keys: KeyQueue | None = None
-        if devices.must_not_wait(self.source.device) and output == "torch":
-            self._stay_on_device()
-
-    def _stay_on_device(self) -> None:
-        """Let steps begin new episodes without the host knowing which: all rows draw one, and few take it."""
-        self._keys = KeyQueue(self._draw, self.num_envs, self.source.device)
+        self._keys = KeyQueue(self._draw, num_envs, self.source.device)
+        # Then steps begin new episodes without the host knowing which: all rows draw one, and few take it.
+        self._stays_there = devices.must_not_wait(self.source.device) and output == "torch"
 
     def _draw(self, row: int, count: int) -> np.ndarray:
         return draw_keys(self._generators[row], count)
@@ -107,7 +103,7 @@ class RestoreVectorEnv(VectorEnv):
         rows = self._rows(mask)
         self._seed(seed, rows)
         self._begin(rows, options)
-        if self._keys is not None:
+        if self._stays_there:
             self._keys.lay()
         return self._observation(), self._info(self.episodes.info())
 
@@ -123,13 +119,13 @@ class RestoreVectorEnv(VectorEnv):
         rewards = self.episodes.step(actions)
         terminated = self.episodes.done.clone()
         info: dict[str, Any] = {}
-        if self.autoreset_mode is AutoresetMode.SAME_STEP and self._keys is not None:
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and self._stays_there:
             info = self._final(terminated)
             clean, damaged = self.source.draw(self._keys.take(terminated))
             self.episodes.begin(damaged, clean, where=terminated)
         elif self.autoreset_mode is AutoresetMode.SAME_STEP and bool(terminated.any()):
             info = self._final(terminated)
-            self._begin(torch.nonzero(terminated)[:, 0].cpu(), drawn=coming)
+            self._begin(torch.nonzero(terminated)[:, 0].cpu(), coming=coming)
         elif self.autoreset_mode is AutoresetMode.NEXT_STEP and bool(ended_before.any()):
             self._begin(torch.nonzero(ended_before)[:, 0].cpu())
             terminated = terminated & ~ended_before
@@ -181,31 +177,29 @@ class RestoreVectorEnv(VectorEnv):
         if not self._generators:
             self._generators = [seeding.np_random()[0] for _ in range(self.num_envs)]
         seeded = [row for row in rows.tolist() if seeds[row] is not None]
-        if self._keys is not None:
-            self._keys.settle(seeded)
+        self._keys.settle(seeded)
         for row in seeded:
             self._generators[row] = seeding.np_random(int(seeds[row]))[0]
 
-    def _coming(self, actions: Tensor) -> Drawing | None:
+    def _coming(self, actions: Tensor) -> Starting | None:
         """On a processor: the patches of the episodes that follow those ending now, drawn beside the tools' work."""
         if self.autoreset_mode is not AutoresetMode.SAME_STEP or devices.must_not_wait(self.source.device):
             return None
         rows = torch.nonzero(self.episodes.ending(actions))[:, 0]
-        return self.source.drawing(self._next_keys(rows)) if len(rows) else None
+        return self.source.starting(self._next_keys(rows)) if len(rows) else None
 
     def _next_keys(self, rows: Tensor) -> Tensor:
-        if self._keys is not None:
-            return torch.from_numpy(self._keys.pop(rows.tolist()))
-        return torch.from_numpy(np.concatenate([self._draw(row, 1) for row in rows.tolist()]))
+        return torch.from_numpy(self._keys.pop(rows.tolist()))
 
-    def _begin(self, rows: Tensor, options: Mapping[str, Any] | None = None, *, drawn: Drawing | None = None) -> None:
-        if drawn is None:
+    def _begin(self, rows: Tensor, options: Mapping[str, Any] | None = None, *, coming: Starting | None = None) -> None:
+        if coming is None:
             keys = to_device(self._next_keys(rows), self.source.device)
             clean, damaged = self.source.draw(keys, options)
+            begun = start(damaged, clean)
         else:
-            clean, damaged = drawn()
+            begun = coming()
         whole = len(rows) == self.num_envs
-        self.episodes.begin(damaged, clean, None if whole else rows.to(damaged.device))
+        self.episodes.begin_at(begun, None if whole else rows.to(begun.damaged.device))
 
     def _observation(self, rows: Tensor | None = None) -> dict[str, Any]:
         observation = self.episodes.observation(rows, channels_last=True)
