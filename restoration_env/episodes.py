@@ -80,11 +80,12 @@ class Episodes:
             rows: int64 (N,), the rows to begin anew; None replaces the whole batch.
             where: bool (N,) instead: of a whole batch, the rows to begin anew. No one has to know how many they are.
         """
-        whole = rows is None and where is None
-        self.begin_at(start(damaged.clone() if whole else damaged, clean), rows, where=where)
+        if rows is None and where is None:  # the caller's own stay as they are when single rows begin anew
+            damaged, clean = damaged.clone(), None if clean is None else clean.clone()
+        self.begin_at(start(damaged, clean), rows, where=where)
 
     def begin_at(self, begun: Start, rows: Tensor | None = None, *, where: Tensor | None = None) -> None:
-        """`begin` with what `start` made of the images; who calls it keeps none of them."""
+        """`begin` with what `start` made of images, which are the episodes' own from now on."""
         damaged, clean, images, pixels, quality = begun
         count, device = len(damaged), damaged.device
         fresh = {
@@ -190,9 +191,11 @@ class Start(NamedTuple):
 def start(damaged: Tensor, clean: Tensor | None = None) -> Start:
     """Prepare episodes of images, float (N, 3, H, W), for `Episodes.begin_at`; without references, clean is NaN."""
     clean = torch.full_like(damaged, torch.nan) if clean is None else clean
-    # On a processor as tools leave images there.
-    dense = torch.channels_last if damaged.device.type == "cpu" else torch.preserve_format
-    images, clean = damaged.clone(memory_format=dense), clean.clone(memory_format=dense)
+    if damaged.device.type == "cpu":  # as tools leave images there
+        images, clean = (x.contiguous(memory_format=torch.channels_last) for x in (damaged, clean))
+        images = images.clone() if images is damaged else images
+    else:
+        images = damaged.clone()
     quality, pixels = by_parts(_seen, images, clean)
     return Start(damaged, clean, images, pixels, quality)
 
