@@ -265,6 +265,7 @@ _TABLES: dict[str, Callable[[], str]] = {
             ("lost_resolution", lost_resolution_table),
             ("super_resolution", super_resolvers_table),
             ("speed", speed_table),
+            ("speed_zen5", speed_table),
             ("speed_zen4", speed_table),
             ("speed_gpu", speed_gpu_table),
         )

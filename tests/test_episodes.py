@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from restoration_env.episodes import NO_ACTION, Episodes
 from restoration_env.errors import InvalidArgument
 from restoration_env.metrics import psnr, ssim
+from restoration_env.pixels import eight_bit
 
 FIELDS = [
     "images",
@@ -227,3 +228,24 @@ def test_what_ends_is_known_before_any_tool_is_applied(play, max_steps) -> None:
         episodes.step(actions)
         assert torch.equal(episodes.done, before | expected)
         assert not (expected & before).any()
+
+
+def test_the_callers_images_stay_as_they_are_however_they_lie_in_memory() -> None:
+    for layout in (torch.contiguous_format, torch.channels_last):
+        clean, damaged = (part.contiguous(memory_format=layout) for part in pictures(3))
+        seen = clean.clone(), damaged.clone()
+        episodes = Episodes(tiny())
+        episodes.begin(damaged, clean)
+        episodes.step(torch.tensor([0, 1, 2]))
+        other_clean, other = pictures(1, seed=1)
+        episodes.begin(other, other_clean, torch.tensor([1]))
+        assert torch.equal(clean, seen[0]) and torch.equal(damaged, seen[1])
+        torch.testing.assert_close(episodes.clean[1:2], other_clean)
+
+
+def test_pixels_are_rounded_to_even_and_clipped() -> None:
+    levels = torch.tensor([-3.0, -0.5, 0.5, 1.5, 2.4, 254.5, 255.5, 300.0]) / 255
+    expected = (levels * 255).round().clamp(0, 255)
+    assert eight_bit(levels).tolist() == expected.tolist()
+    images = torch.rand(2, 3, 5, 7) * 1.4 - 0.2
+    assert torch.equal(eight_bit(images), (images * 255).round().clamp(0, 255).to(torch.uint8))

@@ -122,3 +122,10 @@ def test_bad_qualities_are_refused(quality: torch.Tensor) -> None:
     with pytest.raises(InvalidArgument, match=r"^quality must be") as caught:
         jpeg(GOOD, quality)
     assert caught.value.argument == "quality"
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_qualities_may_be_whole_numbers_of_any_kind(dtype: torch.dtype) -> None:
+    images = torch.randint(0, 256, (3, 3, 17, 33), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    quality = torch.tensor([1, 49, 100])
+    assert torch.equal(jpeg(images, quality.to(dtype)), jpeg(images, quality))
