@@ -7,9 +7,10 @@ is added to the image, are floating-point.
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from openvino import opset13 as ops
 from openvino.frontend import FrontEndManager
 from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+from openvino.preprocess import PrePostProcessor
 from torch import Tensor, nn
 
 from restoration_env.errors import InvalidArgument
@@ -30,7 +32,9 @@ from restoration_env.quantization import LEVELS, Range, bears_rounding, calibrat
 from restoration_env.toolbox import SIDES, Tool, Toolbox
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}  # int8: of what is not a convolution
+_SMALL, _OFTEN, _SHAPES = 128 * 128, 16, 4  # pixels, images and shapes up to which a shape has a model of its own
 _one_at_a_time = threading.Lock()
+Shape = tuple[int, int]
 
 
 class CompiledNetwork:
@@ -44,7 +48,8 @@ class CompiledNetwork:
     def __init__(self, network: nn.Module, precision: str, calibration: Callable[[], Tensor]) -> None:
         self.network, self.precision, self._calibration = network, precision, calibration
         self.grid = getattr(network, "grid", 1)
-        self._free = deque[Any]()
+        self._free = defaultdict[Shape | None, deque[Any]](deque)  # None: of what takes images of any shape
+        self._came = Counter[Shape]()
         self._model: Any = None
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -56,21 +61,36 @@ class CompiledNetwork:
         """
         height, width = images.shape[-2:]
         images, missing = images.detach().float(), (0, -width % self.grid, 0, -height % self.grid)
-        images = (F.pad(images, missing, mode="replicate") if any(missing) else images).contiguous()
+        images = F.pad(images, missing, mode="replicate") if any(missing) else images
+        images = images.contiguous(memory_format=torch.channels_last)
         result = torch.empty_like(images)
+        shape = self._known((images.shape[-2], images.shape[-1]), len(images))
         try:
-            request = self._free.pop()
+            request = self._free[shape].pop()
         except IndexError:  # as many at a time as there are threads that call
-            request = self._compile()
-        for image, made in zip(images[:, None].numpy(), result[:, None].numpy(), strict=True):
+            request = self._compile(shape)
+        seen, made_there = (part.permute(0, 2, 3, 1)[:, None].numpy() for part in (images, result))
+        for image, made in zip(seen, made_there, strict=True):
             request.set_input_tensor(ov.Tensor(image, shared_memory=True))
             request.set_output_tensor(ov.Tensor(made, shared_memory=True))
             request.infer()
-        self._free.append(request)
+        self._free[shape].append(request)
         return result[..., :height, :width]
 
-    def _compile(self) -> Any:
-        """What computes the network for one thread at a time: of one compiled model, one thread waits for another."""
+    def _known(self, shape: Shape, count: int) -> Shape | None:
+        """The shape of images, if they are small and came often enough to be worth a model of their own."""
+        if math.prod(shape) > _SMALL or (shape not in self._came and len(self._came) >= _SHAPES):
+            return None
+        self._came[shape] += count
+        return shape if self._came[shape] > _OFTEN else None
+
+    def _compile(self, shape: Shape | None) -> Any:
+        """What computes the network for one thread at a time: of one compiled model, one thread waits for another.
+
+        Args:
+            shape: height and width of the images; None for any, which is slower, the more so the more the network
+                rearranges pixels.
+        """
         settings = {
             "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
             # With one stream of one thread, OpenVINO computes in the thread that asks. Threads of its own would have to
@@ -83,8 +103,12 @@ class CompiledNetwork:
         with _one_at_a_time:
             if self._model is None:
                 self._model = self._converted()
-            request = _core().compile_model(self._model, "CPU", settings).create_infer_request()
-            request.infer([np.zeros((1, 3, *(side + -side % self.grid for side in SIDES)), np.float32)])
+            model = self._model if shape is None else self._model.clone()
+            if shape is not None:
+                model.reshape([1, *shape, 3])
+            request = _core().compile_model(model, "CPU", settings).create_infer_request()
+            height, width = shape or (side + -side % self.grid for side in SIDES)
+            request.infer([np.zeros((1, height, width, 3), np.float32)])
             return request
 
     def _converted(self) -> Any:
@@ -93,7 +117,7 @@ class CompiledNetwork:
         if self.precision == "int8":
             images = self._calibration()
             _quantize(model, input_ranges(network, _quantized_layers(network, images), images))
-        return model
+        return _channels_last(model)
 
 
 @lru_cache(maxsize=1)
@@ -130,6 +154,15 @@ def _as_model(network: nn.Module) -> Any:
     model = frontend.convert(frontend.load(decoder))
     model.reshape([1, 3, -1, -1])
     return model
+
+
+def _channels_last(model: Any) -> Any:
+    """The same graph for images (1, H, W, 3), as convolutions like them."""
+    outside = PrePostProcessor(model)
+    for end in (outside.input(), outside.output()):
+        end.tensor().set_layout(ov.Layout("NHWC"))
+        end.model().set_layout(ov.Layout("NCHW"))
+    return outside.build()
 
 
 def _quantized_layers(network: nn.Module, images: Tensor) -> list[str]:
