@@ -171,9 +171,11 @@ class Toolbox:
             for tool, rows in chunks:
                 piece(tool, rows)
             return result
-        last = len(chunks) - len(chunks) // 3  # smaller ones at the end: then all cores end together
-        halves = [(tool, half) for tool, rows in chunks[last:] for half in rows.chunk(2)]
-        deque(in_parallel([partial(piece, tool, rows) for tool, rows in chunks[:last] + halves]), maxlen=0)
+        # Smaller ones at the end: then all cores end together. What is compiled is faster if one thread has it alone.
+        last = len(chunks) - len(chunks) // 3
+        parts = [(tool, rows.chunk(2 if tool.backend == "torch" else 1)) for tool, rows in chunks[last:]]
+        smaller = [(tool, some) for tool, rows in parts for some in rows]
+        deque(in_parallel([partial(piece, tool, rows) for tool, rows in chunks[:last] + smaller]), maxlen=0)
         return result
 
 

@@ -211,15 +211,16 @@ class RestoreVectorEnv(VectorEnv):
         return {**values, **{f"_{name}": self._mask(None) for name in values}}
 
     def _mask(self, rows: Tensor | None) -> Any:
-        device = self.source.device
-        mask = torch.ones(self.num_envs, dtype=torch.bool, device=device) if rows is None else rows.clone()
-        return mask if self.output == "torch" else mask.cpu().numpy()
+        if rows is None and self.output == "numpy":
+            return np.ones(self.num_envs, np.bool_)
+        if rows is None:
+            return torch.ones(self.num_envs, dtype=torch.bool, device=self.source.device)
+        return rows.clone() if self.output == "torch" else rows.numpy(force=True).copy()
 
     def _final(self, ended: Tensor) -> dict[str, Any]:
         """The last observation and info of the episodes that ended, taken before the next ones begin."""
         info = self._info(self.episodes.info())
-        for name in [name for name in info if not name.startswith("_")]:
-            info[f"_{name}"] = self._mask(ended)
+        info = {name: self._mask(ended) if name.startswith("_") else value for name, value in info.items()}
         final_obs: Any
         if self.output == "torch":
             final_obs = self._observation()
