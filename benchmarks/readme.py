@@ -165,6 +165,18 @@ def regions_table(result: dict[str, Any]) -> str:
     return _by_category([row["method"] for row in rows], [row["regions"] for row in rows])
 
 
+def trainings_table(first: dict[str, Any], second: dict[str, Any]) -> str:
+    """LPIPS of each kind of conditioning within each category: the mean of two trainings, and both, as Markdown."""
+    pairs = [(a, b) for a, b in zip(first["rows"], second["rows"], strict=True) if a["method"].startswith("gan-")]
+    groups = list(first["rows"][0]["regions"])
+    lines = [f"| LPIPS, mean (first, second) | {' | '.join(groups)} |", "|---|" + "---|" * len(groups)]
+    for a, b in pairs:
+        both = [[row["regions"][group]["lpips"] for row in (a, b)] for group in groups]
+        cells = (f"{(x + y) / 2:.3f} ({x:.3f}, {y:.3f})" for x, y in both)
+        lines.append(f"| {a['method']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _by_category(methods: list[str], values: list[dict[str, Any]]) -> str:
     groups = [group for group, value in values[0].items() if isinstance(value, dict)]
     heads = " | ".join(f"{group} ({values[0][group]['scenes']})" for group in groups)
@@ -241,6 +253,9 @@ _TABLES: dict[str, Callable[[], str]] = {
     "stages": lambda: stages_table("cnn12-joint"),
     "budgets": lambda: budgets_table(BUDGETS),
     "sft_regions": partial(_drawn, "sft_comparison", regions_table),
+    "sft_trainings": lambda: trainings_table(
+        *(read_result(RESULTS / f"{name}.json") for name in ("sft_comparison_first", "sft_comparison"))
+    ),
     "losses": partial(_drawn, "chains", losses_table),
     "stages_modern": lambda: stages_table("cnn12-modern"),
     "policies": lambda: policies_table(read_result(RESULTS / "baselines.json"), read_result(RESULTS / "policies.json")),
