@@ -324,7 +324,7 @@ class _Run:
             "training": {**asdict(self.config), "iterations_done": self.iteration},
             "started_from": self.origin,
             "patches_seen": self.patches_seen,
-            "seconds": round(self.seconds, 1),
+            "seconds": round(self.seconds, 3),
             "validation_gain_db": round(self.best_gain, 4),
             "converged": converged(self.history, self.budget()),
             "trained_enough": self.enough() or "no",

@@ -181,7 +181,7 @@ def test_the_card_says_what_was_seen_and_training_on_adds_to_it(photos, tmp_path
 
     start = tmp_path / "equal-multiply-adds.safetensors"
     more = train_single(small(), *photos, tmp_path / "more", start=start)
-    assert more["patches_seen"] == 32 and more["seconds"] >= card["seconds"]  # in tenths
+    assert more["patches_seen"] == 32 and more["seconds"] > card["seconds"]
     assert more["started_from"]["sha256"] == policy.card["sha256"]
     assert more["validation_gain_db"] >= card["validation_gain_db"]
     with pytest.raises(InvalidArgument, match="start"):
