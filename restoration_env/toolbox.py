@@ -144,18 +144,19 @@ class Toolbox:
         if stacked is not None:
             return stacked.apply_again(images, actions)  # without waiting for the actions
         on_cpu = images.device.type == "cpu"
-        if on_cpu and not training:
-            images = images.contiguous(memory_format=torch.channels_last)  # as networks see them and leave them
+        dense = on_cpu and not training  # then images lie as networks see them and leave them, channels last
+        if dense:
+            images = images.contiguous(memory_format=torch.channels_last)
         result = torch.empty_like(images)
         chunk = max(1, (_CHUNK_IN_TRAINING if training else _CHUNK) // math.prod(images.shape[-2:]))
         if not on_cpu:
             chunk = len(images)
-        taken, put = images.permute(0, 2, 3, 1), result.permute(0, 2, 3, 1)  # dense where channels come last
+        taken, put = (x.permute(0, 2, 3, 1) if dense else x for x in (images, result))
 
         def piece(tool: Tool, rows: Tensor) -> None:
-            seen = rows if on_cpu else _rounded_up(rows)
-            made = tool(taken.index_select(0, seen).permute(0, 3, 1, 2))[: len(rows)]
-            put.index_copy_(0, rows, made.permute(0, 2, 3, 1).to(result.dtype))
+            some = taken.index_select(0, rows if on_cpu else _rounded_up(rows))
+            made = tool(some.permute(0, 3, 1, 2) if dense else some)[: len(rows)]
+            put.index_copy_(0, rows, (made.permute(0, 2, 3, 1) if dense else made).to(result.dtype))
 
         if training and self._alike is not None:
             actions = self._alike.to(actions.device)[actions.long()]
@@ -167,7 +168,7 @@ class Toolbox:
         groups = zip(self.tools, rows, strict=True)
         chunks = [(tool, rows) for tool, group in groups if len(group) for rows in group.split(chunk)]
         chunks.sort(key=lambda one: -one[0].cost * len(one[1]))
-        if training or not on_cpu:
+        if not dense:
             for tool, rows in chunks:
                 piece(tool, rows)
             return result
