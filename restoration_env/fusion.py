@@ -42,7 +42,7 @@ def with_convolutions(network: nn.Module, make: Callable[[str, nn.Conv2d], Fusib
     """
     made = copy.deepcopy(network).eval().requires_grad_(False)
     for name, module in list(made.named_modules()):
-        if isinstance(module, nn.Conv2d):
+        if type(module) is nn.Conv2d:
             setattr(made.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], make(name, module))
     try:
         traced = fx.GraphModule(made, _Tracer().trace(made))
@@ -104,8 +104,8 @@ def _fused(traced: fx.GraphModule) -> fx.GraphModule:
 
 
 def only_convolutions(network: nn.Module) -> list[nn.Conv2d]:
-    """The convolutions of a network with weights in nothing else and no other state; of any other, none."""
-    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    """The plain convolutions of a network with weights in nothing else and no other state; of any other, none."""
+    convolutions = [module for module in network.modules() if type(module) is nn.Conv2d]
     owned = sum(p.numel() for conv in convolutions for p in conv.parameters())
     whole = owned == sum(p.numel() for p in network.parameters()) and not list(network.buffers())
     return convolutions if whole else []
@@ -140,16 +140,17 @@ class PackedConv2d(Fusible):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
+        self.weight, self.bias = conv.weight, conv.bias  # as they were, for networks that look at them
         self._geometry = list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups
-        self._bias = None if conv.bias is None else conv.bias.detach().bfloat16()
+        self._packed_bias = None if conv.bias is None else conv.bias.detach().bfloat16()
         weight, typical = conv.weight.detach().bfloat16(), [8, conv.in_channels, 63, 63]
-        self._weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *self._geometry, typical)
+        self._packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *self._geometry, typical)
 
     def forward(self, images: Tensor, added: Tensor | None = None) -> Tensor:
         """The convolution of images (N, I, H, W), plus ``added`` (N, O, H', W')."""
         images = images.to(torch.bfloat16)
         images = F.relu(images) if self.rectifies else images
-        what, after = (self._weight, self._bias, *self._geometry), "relu" if self.rectified else "none"
+        what, after = (self._packed, self._packed_bias, *self._geometry), "relu" if self.rectified else "none"
         if added is None:
             made = torch.ops.mkldnn._convolution_pointwise(images, *what, after, [], "")
         elif not self.exact:

@@ -226,11 +226,10 @@ def _inside(batch: Tensor, margin: int) -> Tensor:
 def _cut(batch: Tensor, corners: Tensor, size: int) -> Tensor:
     """Out of each image of a batch, the square of this size at its corner."""
     if not devices.must_not_wait(batch.device):
-        last = batch.is_contiguous(memory_format=torch.channels_last)  # then lines are dense with all their channels
-        places = zip(batch.permute(0, 2, 3, 1) if last else batch, corners.tolist(), strict=True)
-        if last:
-            return torch.stack([p[y : y + size, x : x + size] for p, (y, x) in places]).permute(0, 3, 1, 2)
-        return torch.stack([p[:, y : y + size, x : x + size] for p, (y, x) in places])
+        pieces = [p[:, y : y + size, x : x + size] for p, (y, x) in zip(batch, corners.tolist(), strict=True)]
+        if batch.is_contiguous(memory_format=torch.channels_last):  # then lines are dense with all their channels
+            return torch.stack([piece.permute(1, 2, 0) for piece in pieces]).permute(0, 3, 1, 2)
+        return torch.stack(pieces)
     steps = torch.arange(size, device=batch.device)
     rows, columns = corners[:, 0, None] + steps, corners[:, 1, None] + steps
     which = torch.arange(len(batch), device=batch.device)

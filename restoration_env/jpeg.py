@@ -94,7 +94,7 @@ def _through_jpeg(levels: Tensor, quality: Tensor) -> tuple[Tensor]:
     luma, chroma = _to_ycc(levels)
     chroma = _halve(_pad(chroma, height + height % 2, wide))
     # One image for the transform: luma, and under it the two chromas side by side, half as high and half as wide.
-    planes = levels.new_empty(len(levels), high + high // 2, wide)
+    planes = levels.new_empty(len(levels), high + high // 2, wide, dtype=torch.float64)
     planes[:, :high] = _pad(luma, high, wide)
     planes[:, high:] = _pad(chroma, high // 2, wide // 2).transpose(1, 2).flatten(2)
     planes = _through_dct(planes, high, quality).float()
@@ -176,29 +176,19 @@ def _tables(device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _matrices(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """The transform of eight samples, that of two blocks of them, and what the latter first multiplies, in float32.
-
-    Of the first transform all sums are whole numbers below 2^24, which float32 holds exactly.
-    """
+def _matrices(device: torch.device) -> tuple[Tensor, Tensor]:
+    """The transform of eight samples, and that of two blocks of them: float64 (8, 8) and (16, 16)."""
     matrix = torch.tensor(_DCT, dtype=torch.float64)
-    twice = torch.block_diag(matrix, matrix)
-    return matrix.to(device), twice.to(device), (twice.T * 2.0**-11).float().contiguous().to(device)
+    return matrix.to(device), torch.block_diag(matrix, matrix).to(device)
 
 
 def _through_dct(x: Tensor, high: int, quality: Tensor) -> Tensor:
-    """Transform, quantise, and back: whole numbers (N, H, W), luma in the first ``high`` rows, chroma below.
-
-    Args:
-        x: float32, 0 .. 255, H and W multiples of 16; written to.
-        high: rows of luma.
-        quality: integers (N,).
-    """
+    """Transform, quantise, and back, in place: float64 (N, H, W), luma in the first ``high`` rows, chroma below."""
     width = x.shape[-1]
     # Each view has the samples of a block on one axis; of rows those of two blocks, because products gain from it.
     rows, columns = (-1, 16), (-1, 8, width)
-    matrix, twice, exact = _matrices(x.device)
-    y = _rounded(x.sub_(128.0).view(rows) @ exact).double()
+    matrix, twice = _matrices(x.device)
+    y = _rounded(x.sub_(128.0).view(rows) @ (twice.T * 2.0**-11))
     y = _rounded((matrix * 2.0**-15) @ y.view(columns)).view_as(x)
     steps = _tables(x.device)[quality.long()].repeat(1, 1, 1, width // 8)
     for part, step in zip((y[:, :high], y[:, high:]), steps[:, :, None].unbind(1), strict=True):

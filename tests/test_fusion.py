@@ -86,8 +86,30 @@ def test_what_cannot_be_traced_is_computed_as_it_says() -> None:
         assert far_from(network, made, images) < 1e-2
 
 
+@packs
+def test_a_network_may_look_at_the_weights_of_its_convolutions() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images + F.conv2d(self.conv(images).float(), self.conv.weight, padding=1)
+
+    network, images = randomly(Twice()), torch.rand(2, 3, 9, 11)
+    made = packed(network)
+    assert far_from(network, made, images) < 2e-2
+    assert made.state_dict().keys() == network.state_dict().keys()
+
+
+class Doubled(nn.Conv2d):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(images)
+
+
 def test_networks_with_other_weights_or_padding_are_left_alone() -> None:
     others = [
+        nn.Sequential(Doubled(3, 3, 3, padding=1), nn.ReLU()),
         nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)),
         nn.Conv2d(3, 3, 3, padding="same"),
         nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect"),

@@ -129,3 +129,12 @@ def test_qualities_may_be_whole_numbers_of_any_kind(dtype: torch.dtype) -> None:
     images = torch.randint(0, 256, (3, 3, 17, 33), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     quality = torch.tensor([1, 49, 100])
     assert torch.equal(jpeg(images, quality.to(dtype)), jpeg(images, quality))
+
+
+def test_it_stays_exact_where_users_let_float32_products_be_inexact() -> None:
+    image, before = photo(40, 41, 3), torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        np.testing.assert_array_equal(ours([image], [60])[0], pillow(image, 60))
+    finally:
+        torch.set_float32_matmul_precision(before)
