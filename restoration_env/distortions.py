@@ -68,11 +68,10 @@ def gaussian_blur(images: Tensor, sigma: Tensor, crop: int = 0) -> Tensor:
     kernel = torch.where(kernel < _NOTHING, 0.0, kernel)
     if max(h, w) <= _DENSE_SIDE:
         lines = images.permute(0, 2, 1, 3).reshape(n, h, c * w)  # the channels side by side: few products, large ones
-        parts = 1 if n == 1 else 2  # products of less that is zero pay where there are several
         down, across = _band_matrix(kernel, h), _band_matrix(kernel, w).transpose(1, 2)
-        lines = torch.cat([down[:, made, seen] @ lines[:, seen] for made, seen in _spans(h, crop, parts)], 1)
+        lines = torch.cat([down[:, made, seen] @ lines[:, seen] for made, seen in _spans(h, crop, n)], 1)
         lines = lines.view(n, -1, w)
-        lines = torch.cat([lines[..., seen] @ across[:, seen, made] for made, seen in _spans(w, crop, parts)], 2)
+        lines = torch.cat([lines[..., seen] @ across[:, seen, made] for made, seen in _spans(w, crop, n)], 2)
         blurred = lines.unflatten(1, (-1, c)).transpose(1, 2)
     else:
         kernel = kernel.repeat_interleave(c, 0)
@@ -92,8 +91,9 @@ def _band_matrix(kernel: Tensor, side: int) -> Tensor:
     return sums.index_select(1, which).view(-1, side, side)
 
 
-def _spans(side: int, crop: int, parts: int) -> list[tuple[slice, slice]]:
+def _spans(side: int, crop: int, images: int) -> list[tuple[slice, slice]]:
     """Parts of a blurred line, without its cropped ends, each with the pixels that it sees: to others it is blind."""
+    parts = 1 if images == 1 else max(1, (side - 2 * crop) // 16)  # where there are several, less that is zero pays
     edges = [crop + (side - 2 * crop) * part // parts for part in range(parts + 1)]
     spans = itertools.starmap(slice, itertools.pairwise(edges))
     return [(span, slice(max(0, span.start - KERNEL_RADIUS), span.stop + KERNEL_RADIUS)) for span in spans]

@@ -20,7 +20,7 @@ _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
 _MIX1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX2 = -7723592293110705685  # 0x94D049BB133111EB
 _BLOCK = 1 << 32  # counters that one stream may use
-_NUMBERS = 14 * 3 * 80 * 80  # normal ones at once, on a processor: what they need on the way stays in a core's cache
+_NUMBERS = 32 * 3 * 80 * 80  # normal ones at once, on a processor: what they need on the way stays in its cache
 
 
 def _shift_right(x: Tensor, bits: int, out: Tensor | None = None) -> Tensor:
