@@ -201,6 +201,13 @@ def agent_names(folder: Path = WEIGHTS) -> tuple[str, ...]:
     return tuple(name for name, card in cards.items() if "max_steps" in card)
 
 
+def played_with(name: str | Path) -> tuple[str, str | None]:
+    """``AGENT@TOOLBOX`` taken apart: the name or path of an agent, and the tools to play with, None for its own."""
+    agent, at, toolbox = str(name).rpartition("@")
+    known = at and (agent in agent_names() or Path(agent).suffix == ".safetensors")
+    return (agent, toolbox) if known else (str(name), None)
+
+
 def load_agent(
     name: str | Path = DEFAULT_AGENT,
     *,
@@ -224,14 +231,14 @@ def load_agent(
         InvalidArgument: if the weights are damaged or were trained for another number of actions.
     """
     where = find_device(device)
-    agent, at, tools_of = str(name).rpartition("@")
-    if at and (agent in agent_names() or Path(agent).suffix == ".safetensors"):
-        name, toolbox = agent, toolbox or load_toolbox(tools_of, device=where, precision=precision, backend=backend)
-    path = Path(name)
+    agent, others = played_with(name)
+    if others is not None and toolbox is None:
+        toolbox = load_toolbox(others, device=where, precision=precision, backend=backend)
+    path = Path(agent)
     if path.suffix != ".safetensors":
-        if str(name) not in agent_names():
-            raise UnknownName("agent", str(name), agent_names())
-        path = WEIGHTS / f"{name}.safetensors"
+        if agent not in agent_names():
+            raise UnknownName("agent", agent, agent_names())
+        path = WEIGHTS / f"{agent}.safetensors"
     tensors, card = read_weights(path)
     if "max_steps" not in card:
         raise InvalidArgument("weights", "those of an agent", f"the card of {card.get('name', path)}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from restoration_env.agents.agent import ToolchainAgent, agent_names, load_agent
+from restoration_env.agents.agent import ToolchainAgent, agent_names, load_agent, played_with
 from restoration_env.agents.policies import FixedChain, RandomPolicy, StopAtOnce
 from restoration_env.agents.reference import best_fixed_chain, load_classifier
 from restoration_env.agents.sb3_policy import load_sb3_policy
@@ -102,11 +102,11 @@ def _load(name: str, sources: Sources) -> Entry:
         if name.startswith(starts):
             return replace(load(name.removeprefix(starts), sources), max_steps=sources.max_steps)
     whole, _, change = name.partition("%")
-    agent, at, toolbox = whole.partition("@")
     if change:
         return _changed(load_entry(whole, sources), change)
+    agent, toolbox = played_with(whole)
     if agent in agent_names() or Path(agent).suffix == ".safetensors":
-        return load_trained(agent, toolbox if at else None, sources)
+        return load_trained(agent, toolbox, sources)
     if name in NETWORKS:
         return _single(sources.singles / f"{name}.safetensors", sources)
     if set(name.split(">")) <= set(load_toolbox("classical").names):
@@ -202,7 +202,7 @@ def load_trained(path: str, toolbox: str | None, sources: Sources) -> Entry:
     Raises:
         InvalidArgument: for weights that are missing, damaged, or fit no such tools.
     """
-    tools = load_tools(toolbox, sources) if toolbox else None
+    tools = load_tools(toolbox, sources) if toolbox is not None else None
     if Path(path).suffix == ".safetensors":
         card = _card(Path(path))
         if card.get("network") in NETWORKS:

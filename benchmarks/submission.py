@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from restoration_env.agents.agent import WEIGHTS as AGENTS
-from restoration_env.agents.agent import agent_names
+from restoration_env.agents.agent import agent_names, played_with
 from restoration_env.benchmarks.comparison import fingerprint, summarise
 from restoration_env.benchmarks.entries import Sources, load_entry
 from restoration_env.benchmarks.leaderboard import Job, Protocol, Store, entry_facts, plain
@@ -166,7 +166,7 @@ def write_submission(
 
 def _copied(name: str, sources: Sources, target: Path) -> dict[str, Any]:
     """Copy the weights of an agent or a single network beside the card; what the card says of them."""
-    agent = name.partition("@")[0]
+    agent, _ = played_with(name)
     path = AGENTS / f"{agent}.safetensors" if agent in agent_names() else Path(agent)
     if name in NETWORKS:
         path = sources.singles / f"{name}.safetensors"

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from restoration_env.agents.agent import load_agent, save_agent
 from restoration_env.benchmarks.classical_entries import CHAINS
 from restoration_env.benchmarks.comparison import evaluate
 from restoration_env.benchmarks.entries import Sources, entry_names, load_entry
@@ -318,3 +319,12 @@ def test_the_published_owan_restores():
 def test_an_oracle_as_an_entry_needs_a_kind_of_oracle():
     with pytest.raises(InvalidArgument, match="oracle must be one of greedy, beam, exhaustive"):
         load_entry("oracle:classical", Sources(oracle="none"))
+
+
+def test_an_agent_plays_with_other_tools_wherever_its_weights_lie(tmp_path):
+    path = tmp_path / "at@home" / "mine.safetensors"
+    save_agent(path, load_agent("toolchain-joint"), {"name": "mine"})
+    assert load_entry(str(path)).toolbox.name == "cnn12-joint"
+    assert load_entry(f"{path}@cnn12").toolbox.name == "cnn12"
+    with pytest.raises(InvalidArgument, match="toolbox"):
+        load_entry("toolchain-joint@")
