@@ -84,15 +84,19 @@ class Episodes:
             damaged, clean = damaged.clone(), None if clean is None else clean.clone()
         self.begin_at(start(damaged, clean), rows, where=where)
 
-    def begin_at(self, begun: Start, rows: Tensor | None = None, *, where: Tensor | None = None) -> None:
-        """`begin` with what `start` made of images, which are the episodes' own from now on."""
+    def begin_at(
+        self, begun: Start, rows: Tensor | None = None, *, where: Tensor | None = None, laid: bool = False
+    ) -> None:
+        """`begin` with what `start` made of images, which are the episodes' own from now on.
+
+        ``laid``: `lay` was called with the same.
+        """
         damaged, clean, images, pixels, quality = begun
         count, device = len(damaged), damaged.device
+        large = {} if laid else {"images": images, "damaged": damaged, "clean": clean}
         fresh = {
-            "images": images,
+            **large,
             "pixels": pixels,
-            "damaged": damaged,
-            "clean": clean,
             "psnr": quality,
             "psnr_initial": quality.clone(),
             "score": quality.clone() if self.metric is psnr else self.metric(damaged, clean),
@@ -109,6 +113,11 @@ class Episodes:
                 setattr(self, name, value)
             else:
                 getattr(self, name).index_copy_(0, rows, value)
+
+    def lay(self, begun: Start, rows: Tensor) -> None:
+        """The first part of `begin_at` in rows that are done: what nobody looks at in them any more, and is large."""
+        for old, new in ((self.images, begun.images), (self.damaged, begun.damaged), (self.clean, begun.clean)):
+            old.index_copy_(0, rows, new)
 
     def step(self, actions: Tensor) -> Tensor:
         """Take one action in every episode; an episode that is done stays as it is, with reward 0.

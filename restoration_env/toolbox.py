@@ -163,20 +163,24 @@ class Toolbox:
         order = torch.argsort(actions, stable=True)
         counts = torch.bincount(actions, minlength=self.stop + 1).tolist()
         *rows, stopped = devices.to_device(order, images.device).split(counts)
-        if len(stopped):
+
+        def stay() -> None:
             put.index_copy_(0, stopped, taken.index_select(0, stopped))
+
         groups = zip(self.tools, rows, strict=True)
         chunks = [(tool, rows) for tool, group in groups if len(group) for rows in group.split(chunk)]
         chunks.sort(key=lambda one: -one[0].cost * len(one[1]))
         if not dense:
             for tool, rows in chunks:
                 piece(tool, rows)
+            stay()
             return result
         # Smaller ones at the end: then all cores end together. What is compiled is faster if one thread has it alone.
         last = len(chunks) - len(chunks) // 3
         parts = [(tool, rows.chunk(2 if tool.backend == "torch" else 1)) for tool, rows in chunks[last:]]
         smaller = [(tool, some) for tool, rows in parts for some in rows]
-        deque(in_parallel([partial(piece, tool, rows) for tool, rows in chunks[:last] + smaller]), maxlen=0)
+        pieces = [partial(piece, tool, rows) for tool, rows in chunks[:last] + smaller]
+        deque(in_parallel([*pieces, stay]), maxlen=0)
         return result
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from restoration_env.randomness import draw_keys
 from restoration_env.registry import load_toolbox
 from restoration_env.source import EpisodeSource
 from restoration_env.toolbox import check_actions
-from restoration_env.workers import pieces_only
+from restoration_env.workers import in_parallel, pieces_only
 
 OUTPUTS = ("numpy", "torch")
 Starting = Callable[[], Start]
@@ -124,8 +126,16 @@ class RestoreVectorEnv(VectorEnv):
             clean, damaged = self.source.draw(self._keys.take(terminated))
             self.episodes.begin(damaged, clean, where=terminated)
         elif self.autoreset_mode is AutoresetMode.SAME_STEP and bool(terminated.any()):
-            info = self._final(terminated)
-            self._begin(torch.nonzero(terminated)[:, 0].cpu(), coming=coming)
+            rows = torch.nonzero(terminated)[:, 0].cpu()
+            if coming is None:
+                info = self._final(terminated)
+                self._begin(rows)
+            else:
+                begun = coming()
+                laying = in_parallel([partial(self.episodes.lay, begun, rows)], beside=True)
+                info = self._final(terminated)
+                deque(laying, maxlen=0)
+                self.episodes.begin_at(begun, rows, laid=True)
         elif self.autoreset_mode is AutoresetMode.NEXT_STEP and bool(ended_before.any()):
             self._begin(torch.nonzero(ended_before)[:, 0].cpu())
             terminated = terminated & ~ended_before
@@ -191,15 +201,11 @@ class RestoreVectorEnv(VectorEnv):
     def _next_keys(self, rows: Tensor) -> Tensor:
         return torch.from_numpy(self._keys.pop(rows.tolist()))
 
-    def _begin(self, rows: Tensor, options: Mapping[str, Any] | None = None, *, coming: Starting | None = None) -> None:
-        if coming is None:
-            keys = to_device(self._next_keys(rows), self.source.device)
-            clean, damaged = self.source.draw(keys, options)
-            begun = start(damaged, clean)
-        else:
-            begun = coming()
+    def _begin(self, rows: Tensor, options: Mapping[str, Any] | None = None) -> None:
+        keys = to_device(self._next_keys(rows), self.source.device)
+        clean, damaged = self.source.draw(keys, options)
         whole = len(rows) == self.num_envs
-        self.episodes.begin_at(begun, None if whole else rows.to(begun.damaged.device))
+        self.episodes.begin_at(start(damaged, clean), None if whole else rows.to(damaged.device))
 
     def _observation(self, rows: Tensor | None = None) -> dict[str, Any]:
         observation = self.episodes.observation(rows, channels_last=True)
