@@ -88,12 +88,13 @@ class SFTNet(nn.Module):
         self.detail = nn.Conv2d(width, width, 3, padding=1)
         self.last = nn.Conv2d(width, 3, 3, padding=1)
 
-    def forward(self, images: Tensor, probabilities: Tensor) -> Tensor:
+    def forward(self, images: Tensor, probabilities: Tensor, scene: Tensor | None = None) -> Tensor:
         """Enlarge by four.
 
         Args:
             images: float (N, 3, H, W) in [0, 1].
             probabilities: float (N, 8, 4H, 4W), the share of each category at each pixel.
+            scene: for FiLM, of images that are parts of larger ones: the mean conditions of these, (N, 32, 1, 1).
 
         Returns:
             float (N, 3, 4H, 4W), not clipped.
@@ -104,7 +105,7 @@ class SFTNet(nn.Module):
         if tuple(probabilities.shape[-2:]) != (SCALE * images.shape[-2], SCALE * images.shape[-1]):
             expected = "four times as high and wide as the images"
             raise InvalidArgument("probabilities", expected, tuple(probabilities.shape[-2:]))
-        conditions = self.conditions(probabilities)
+        conditions = self.conditions(probabilities, scene)
         told, shallow = self.told, self.first(images)
         if told is not None and self.conditioning == "concat":
             shallow = shallow + told(F.avg_pool2d(probabilities, SCALE))
@@ -122,10 +123,15 @@ class SFTNet(nn.Module):
         x = self.last(F.relu(self.detail(x)))
         return x.float() + bicubic(images, SCALE) if self.on_bicubic else x
 
-    def conditions(self, probabilities: Tensor) -> Tensor | None:
-        """What the modulation layers see, float (N, 32, H, W), or None for a network without them."""
+    def conditions(self, probabilities: Tensor, scene: Tensor | None = None) -> Tensor | None:
+        """What the modulation layers see, float (N, 32, H, W), or None for a network without them.
+
+        FiLM's are the same everywhere, (N, 32, 1, 1): the ``scene``, as `forward` gets it, or the mean of the maps'.
+        """
         if self.condition is None:
             return None
+        if self.conditioning == "film" and scene is not None:
+            return scene
         conditions: Tensor = self.condition(probabilities)
         return conditions.mean((2, 3), keepdim=True) if self.conditioning == "film" else conditions
 

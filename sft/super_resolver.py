@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
@@ -40,13 +41,14 @@ class SuperResolver:
         self.name, self.network, self.segmenter = name, network.eval().requires_grad_(False), segmenter
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, maps: Tensor | None = None) -> Tensor:
+    def __call__(self, images: Tensor, maps: Tensor | None = None, scene: Tensor | None = None) -> Tensor:
         """Enlarge by four.
 
         Args:
             images: float (N, 3, h, w) in [0, 1], at least 4 pixels high and wide.
             maps: float (N, 8, 4h, 4w), the share of each category at each pixel, if it is known; None segments the
                 bicubic enlargement.
+            scene: of images that are parts of larger ones, what `scene` says of those.
 
         Returns:
             float32 (N, 3, 4h, 4w), not clipped.
@@ -67,8 +69,21 @@ class SuperResolver:
         else:
             check_maps(maps, images)
         images = images.contiguous(memory_format=torch.channels_last)
-        made: Tensor = self.network(images, maps)
+        made: Tensor = self.network(images, maps) if scene is None else self.network(images, maps, scene)
         return made.float()
+
+    @torch.no_grad()
+    def scene(self, parts: Iterable[Tensor]) -> Tensor | None:
+        """What the network wants to know of a whole whose parts have these maps, (1, 8, 4h, 4w) each.
+
+        Returns:
+            The mean of their conditions, float (1, 32, 1, 1), or None if it looks at each place alone.
+        """
+        network = self.network
+        if not isinstance(network, SFTNet) or network.condition is None or network.conditioning != "film":
+            return None
+        sums = [(network.condition(maps).sum((2, 3), keepdim=True), maps[0, 0].numel()) for maps in parts]
+        return torch.stack([total for total, _ in sums]).sum(0) * SCALE**2 / sum(count for _, count in sums)
 
     def maps(self, images: Tensor) -> Tensor:
         """The share of each category, float32 (N, 8, 4h, 4w), in low-resolution images (N, 3, h, w)."""

@@ -58,15 +58,18 @@ def upscale(
     maps = None if category is not None else _coarse_maps(pixels, resolver, device)
     result = np.empty((SCALE * height, SCALE * width, 3), np.uint8)
     tiles = [(down, right) for down in _parts(height, tile) for right in _parts(width, tile)]
+
+    def shares(rows: slice, columns: slice) -> Tensor:
+        if maps is not None:
+            return _stretched(maps, (height, width), rows, columns)
+        size = (SCALE * (part.stop - part.start) for part in (rows, columns))
+        return prior(str(category), *size).to(device)
+
+    scene = resolver.scene(shares(*tile) for tile in tiles)
     for done, (down, right) in enumerate(tiles, 1):
         seen_down, seen_right = _widened(down, height), _widened(right, width)
         part = pixels[:, :, seen_down, seen_right].to(device).float() / 255
-        size = (SCALE * part.shape[2], SCALE * part.shape[3])
-        if maps is None:
-            shares = prior(str(category), *size).to(device)
-        else:
-            shares = _stretched(maps, (height, width), seen_down, seen_right)
-        made = resolver(part, shares)[0]
+        made = resolver(part, shares(seen_down, seen_right), scene)[0]
         rows, columns = (_scaled(inner, outer) for inner, outer in ((down, seen_down), (right, seen_right)))
         rounded = (made[:, rows, columns] * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
         place = tuple(slice(SCALE * part.start, SCALE * part.stop) for part in (down, right))

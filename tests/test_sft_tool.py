@@ -18,7 +18,7 @@ from restoration_env.randomness import normal, uniform
 from restoration_env.registry import load_tool, load_toolbox, tool_names
 from restoration_env.resizing import bicubic, enlarged_again
 from restoration_env.sft.conditioning import CATEGORIES
-from restoration_env.sft.generator import SFTNet
+from restoration_env.sft.generator import CONDITIONING, SFTNet
 from restoration_env.sft.resizing import decimated
 from restoration_env.sft.segmenter import WEIGHTS, LiteSegmenter, Segmenter
 from restoration_env.sft.super_resolver import SuperResolver, load_super_resolver, prior
@@ -172,13 +172,34 @@ def test_distort_loses_resolution_where_told():
         distort(images, zero, zero, lossless, noise=noise, lost=torch.tensor([1.0, 0.0]))
 
 
-def test_photographs_are_enlarged_without_seams(resolver):
+class _Halves:
+    """Stands in for a segmenter: sky at the left, grass at the right."""
+
+    categories = CATEGORIES
+
+    def __call__(self, images):
+        _, _, height, width = images.shape
+        left = width // 2
+        return torch.cat((prior("sky", height, left), prior("grass", height, width - left)), 3)
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONING)
+def test_photographs_are_enlarged_without_seams(conditioning):
+    torch.manual_seed(0)
+    network = SFTNet(width=8, blocks=1, conditioning=conditioning, on_bicubic=True)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter *= 3.0 if network.is_inserted(name) else 1.0  # so that one sees what conditions change
+    resolver = SuperResolver("untrained", network, _Halves())
     image = np.random.default_rng(0).integers(0, 255, (61, 90, 3), np.uint8)
+    enlarged = []
     for category in ("plant", None):
         whole = upscale(image, resolver, tile=500, category=category)
         tiled = upscale(image, resolver, tile=20, category=category)
         assert whole.shape == (244, 360, 3)
         assert np.abs(whole.astype(int) - tiled.astype(int)).max() <= 1
+        enlarged.append(whole.astype(int))
+    assert (np.abs(enlarged[0] - enlarged[1]).max() > 2) == (conditioning != "none")
 
 
 @pytest.mark.parametrize(
