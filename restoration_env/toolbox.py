@@ -180,7 +180,7 @@ class Toolbox:
         parts = [(tool, rows.chunk(2 if tool.backend == "torch" else 1)) for tool, rows in chunks[last:]]
         smaller = [(tool, some) for tool, rows in parts for some in rows]
         pieces = [partial(piece, tool, rows) for tool, rows in chunks[:last] + smaller]
-        deque(in_parallel([*pieces, stay]), maxlen=0)
+        deque(in_parallel([*pieces, stay] if len(stopped) else pieces), maxlen=0)
         return result
 
 

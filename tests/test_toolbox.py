@@ -1,5 +1,7 @@
 """An action applies its tool, the last one stops, and a bad argument is named."""
 
+import threading
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -28,6 +30,24 @@ def test_a_batch_equals_one_at_a_time(chosen: list[int]) -> None:
         [x if a == BOX.stop else BOX.tools[a](x[None])[0] for a, x in zip(chosen, batch, strict=True)]
     )
     assert torch.equal(alone, expected)
+
+
+def test_a_single_image_stays_with_the_thread_that_asks() -> None:
+    where = set()
+
+    def noted(x: torch.Tensor) -> torch.Tensor:
+        where.add(threading.current_thread())
+        return x
+
+    box, threads = Toolbox("noted", (Tool("noted", "", noted),)), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with torch.no_grad():
+            for _ in range(20):  # waking another thread would take longer than a tool
+                box.apply(images(1), torch.tensor([0]))
+    finally:
+        torch.set_num_threads(threads)
+    assert where == {threading.current_thread()}
 
 
 def test_in_training_tools_of_one_network_get_their_images_together() -> None:
