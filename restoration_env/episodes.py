@@ -7,7 +7,8 @@ this project, environments, agents, oracles and the restoration of photographs, 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -119,11 +120,12 @@ class Episodes:
         for old, new in ((self.images, begun.images), (self.damaged, begun.damaged), (self.clean, begun.clean)):
             old.index_copy_(0, rows, new)
 
-    def step(self, actions: Tensor) -> Tensor:
+    def step(self, actions: Tensor, beside: Sequence[Callable[[], Any]] = ()) -> Tensor:
         """Take one action in every episode; an episode that is done stays as it is, with reward 0.
 
         Args:
             actions: int64 (N,), 0 .. len(toolbox); the last one stops.
+            beside: what else to call while tools are applied.
 
         Returns:
             Rewards, float64 (N,): the gain in PSNR (or the chosen metric), exactly 0 for stop.
@@ -132,9 +134,9 @@ class Episodes:
         actions = to_device(actions, self.images.device)
         chosen = torch.where(self.done, stop, actions)
         if given.device == self.images.device:
-            self.images = self.toolbox.apply(self.images, chosen, check=False)
+            self.images = self.toolbox.apply(self.images, chosen, check=False, beside=beside)
         else:  # what the host knows already is not asked of the device
-            made = self.toolbox.apply(self.images, given, check=False)
+            made = self.toolbox.apply(self.images, given, check=False, beside=beside)
             self.images = torch.where(self.done.view(-1, 1, 1, 1), self.images, made)
 
         ending, before = self.ending(chosen), self.score
@@ -207,6 +209,11 @@ def start(damaged: Tensor, clean: Tensor | None = None) -> Start:
         images = damaged.clone()
     quality, pixels = by_parts(_seen, images, clean)
     return Start(damaged, clean, images, pixels, quality)
+
+
+def joined(parts: Sequence[Start]) -> Start:
+    """The rows of several starts, one after the other."""
+    return parts[0] if len(parts) == 1 else Start(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def _seen(images: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -64,11 +64,9 @@ class EpisodeSource:
             return clean, self._patch(damaged, "options['damaged']").repeat(len(keys), 1, 1, 1)
         return clean, _damage(clean, keys.to(self.device), how)
 
-    def starting(self, keys: Tensor) -> Callable[[], Start]:
-        """Episodes of keys (N,), drawn on the processor's other threads; what is returned waits for them."""
-        pieces = [partial(self._start, some) for some in keys.split(_PART)]
-        begun = in_parallel(pieces, beside=True)
-        return lambda: Start(*_joined(begun))
+    def starts(self, keys: Tensor) -> list[Callable[[], Start]]:
+        """What makes the beginnings of the episodes of keys (N,), to be called on any thread, a part of them each."""
+        return [partial(self._start, some) for some in keys.split(_PART)]
 
     def _start(self, keys: Tensor) -> Start:
         clean, damaged = self._part(keys, self.recipe)
@@ -77,7 +75,8 @@ class EpisodeSource:
     def _drawn(self, keys: Tensor, how: Recipe) -> tuple[Tensor, Tensor]:
         if devices.must_not_wait(self.device) or len(keys) <= _PART:
             return self._part(keys, how)
-        clean, damaged = _joined(in_parallel([partial(self._part, some, how) for some in keys.split(_PART)]))
+        drawn = in_parallel([partial(self._part, some, how) for some in keys.split(_PART)])
+        clean, damaged = map(torch.cat, zip(*drawn, strict=True))
         return clean, damaged
 
     def _part(self, keys: Tensor, how: Recipe) -> tuple[Tensor, Tensor]:
@@ -89,11 +88,6 @@ class EpisodeSource:
             got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
             raise InvalidArgument(argument, f"a uint8 array of shape {shape}", got)
         return torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(self.device).float() / 255.0
-
-
-def _joined(parts: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    first, *others = parts
-    return tuple(torch.cat(some) for some in zip(first, *others, strict=True)) if others else first
 
 
 def _recipe(name: str) -> Recipe:

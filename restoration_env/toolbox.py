@@ -121,7 +121,9 @@ class Toolbox:
             self._stack = StackedTools(self.tools)
         return self._stack
 
-    def apply(self, images: Tensor, actions: Tensor, *, check: bool = True) -> Tensor:
+    def apply(
+        self, images: Tensor, actions: Tensor, *, check: bool = True, beside: Sequence[Callable[[], Any]] = ()
+    ) -> Tensor:
         """Apply to each image the tool of its action, all images of one tool together.
 
         Args:
@@ -129,6 +131,7 @@ class Toolbox:
             actions: integers (N,), 0 .. len(toolbox); the last one stops. With images on a GPU, actions on the host
                 are grouped there, exactly; actions on the GPU are never waited for if all tools are networks.
             check: refuse bad arguments. Callers that made the arguments themselves switch it off.
+            beside: what else to call, on a processor on the same threads.
 
         Returns:
             float (N, 3, H, W), not clipped, a new tensor; on a processor, without gradients, channels last in memory.
@@ -142,6 +145,7 @@ class Toolbox:
         training = torch.is_grad_enabled()
         stacked = self._stacked() if devices.must_not_wait(actions.device) and not training else None
         if stacked is not None:
+            deque((one() for one in beside), maxlen=0)
             return stacked.apply_again(images, actions)  # without waiting for the actions
         on_cpu = images.device.type == "cpu"
         dense = on_cpu and not training  # then images lie as networks see them and leave them, channels last
@@ -174,13 +178,15 @@ class Toolbox:
             for tool, rows in chunks:
                 piece(tool, rows)
             stay()
+            deque((one() for one in beside), maxlen=0)
             return result
         # Smaller ones at the end: then all cores end together. What is compiled is faster if one thread has it alone.
         last = len(chunks) - len(chunks) // 3
         parts = [(tool, rows.chunk(2 if tool.backend == "torch" else 1)) for tool, rows in chunks[last:]]
         smaller = [(tool, some) for tool, rows in parts for some in rows]
         pieces = [partial(piece, tool, rows) for tool, rows in chunks[:last] + smaller]
-        deque(in_parallel([*pieces, stay] if len(stopped) else pieces), maxlen=0)
+        stays = [stay] if len(stopped) else []
+        deque(in_parallel([*beside, *pieces, *stays]), maxlen=0)
         return result
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from restoration_env import devices
 from restoration_env.devices import to_device
-from restoration_env.episodes import Episodes, Start, start
+from restoration_env.episodes import Episodes, Start, joined, start
 from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.key_queue import KeyQueue
 from restoration_env.observations import observation_space, to_numpy
@@ -26,10 +26,9 @@ from restoration_env.randomness import draw_keys
 from restoration_env.registry import load_toolbox
 from restoration_env.source import EpisodeSource
 from restoration_env.toolbox import check_actions
-from restoration_env.workers import in_parallel, pieces_only
+from restoration_env.workers import Kept, in_parallel, pieces_only
 
 OUTPUTS = ("numpy", "torch")
-Starting = Callable[[], Start]
 
 
 class RestoreVectorEnv(VectorEnv):
@@ -118,7 +117,7 @@ class RestoreVectorEnv(VectorEnv):
         actions = self._actions(actions)
         coming = self._coming(actions)
         ended_before = self.episodes.done.clone()
-        rewards = self.episodes.step(actions)
+        rewards = self.episodes.step(actions, coming)
         terminated = self.episodes.done.clone()
         info: dict[str, Any] = {}
         if self.autoreset_mode is AutoresetMode.SAME_STEP and self._stays_there:
@@ -127,11 +126,11 @@ class RestoreVectorEnv(VectorEnv):
             self.episodes.begin(damaged, clean, where=terminated)
         elif self.autoreset_mode is AutoresetMode.SAME_STEP and bool(terminated.any()):
             rows = torch.nonzero(terminated)[:, 0].cpu()
-            if coming is None:
+            if not coming:
                 info = self._final(terminated)
                 self._begin(rows)
             else:
-                begun = coming()
+                begun = joined([one.result for one in coming])
                 laying = in_parallel([partial(self.episodes.lay, begun, rows)], beside=True)
                 info = self._final(terminated)
                 deque(laying, maxlen=0)
@@ -191,12 +190,12 @@ class RestoreVectorEnv(VectorEnv):
         for row in seeded:
             self._generators[row] = seeding.np_random(int(seeds[row]))[0]
 
-    def _coming(self, actions: Tensor) -> Starting | None:
-        """On a processor: the patches of the episodes that follow those ending now, drawn beside the tools' work."""
+    def _coming(self, actions: Tensor) -> list[Kept[Start]]:
+        """On a processor: what draws the patches of the episodes that follow those ending now, beside the tools."""
         if self.autoreset_mode is not AutoresetMode.SAME_STEP or devices.must_not_wait(self.source.device):
-            return None
+            return []
         rows = torch.nonzero(self.episodes.ending(actions))[:, 0]
-        return self.source.starting(self._next_keys(rows)) if len(rows) else None
+        return [Kept(one) for one in self.source.starts(self._next_keys(rows))] if len(rows) else []
 
     def _next_keys(self, rows: Tensor) -> Tensor:
         return torch.from_numpy(self._keys.pop(rows.tolist()))

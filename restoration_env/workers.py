@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,23 @@ from torch import Tensor
 Result = TypeVar("Result")
 _Waiting = deque[tuple[Callable[[], Any], Future[Any]]]
 _FEW = 32  # rows that are done before another thread has woken up
+
+
+class Kept(Generic[Result]):
+    """A function without arguments that keeps its result.
+
+    Attributes:
+        result: what it returned when it was called.
+    """
+
+    result: Result
+
+    def __init__(self, function: Callable[[], Result]) -> None:
+        self._function = function
+
+    def __call__(self) -> None:
+        """Call it."""
+        self.result = self._function()
 
 
 class _Own(threading.local):
