@@ -184,9 +184,10 @@ class Toolbox:
         last = len(chunks) - len(chunks) // 3
         parts = [(tool, rows.chunk(2 if tool.backend == "torch" else 1)) for tool, rows in chunks[last:]]
         smaller = [(tool, some) for tool, rows in parts for some in rows]
-        pieces = [partial(piece, tool, rows) for tool, rows in chunks[:last] + smaller]
-        stays = [stay] if len(stopped) else []
-        deque(in_parallel([*beside, *pieces, *stays]), maxlen=0)
+        pieces: list[Callable[[], Any]] = [*beside]
+        pieces += [partial(piece, tool, rows) for tool, rows in chunks[:last] + smaller]
+        pieces += [stay] if len(stopped) else []
+        deque(in_parallel(pieces), maxlen=0)
         return result
 
 
