@@ -210,10 +210,10 @@ class RestoreVectorEnv(VectorEnv):
         observation = self.episodes.observation(rows, channels_last=True)
         return dict(observation) if self.output == "torch" else to_numpy(observation)
 
-    def _info(self, info: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Values with, as Gymnasium has it, a mask ``_name`` beside each that says which rows hold one."""
+    def _info(self, info: Mapping[str, Tensor], rows: Tensor | None = None) -> dict[str, Any]:
+        """Values with, as Gymnasium has it, a mask ``_name`` beside each: which rows hold one, None for all."""
         values: Mapping[str, Any] = info if self.output == "torch" else to_numpy(info)
-        return {**values, **{f"_{name}": self._mask(None) for name in values}}
+        return {**values, **{f"_{name}": self._mask(rows) for name in values}}
 
     def _mask(self, rows: Tensor | None) -> Any:
         if rows is None and self.output == "numpy":
@@ -224,8 +224,7 @@ class RestoreVectorEnv(VectorEnv):
 
     def _final(self, ended: Tensor) -> dict[str, Any]:
         """The last observation and info of the episodes that ended, taken before the next ones begin."""
-        info = self._info(self.episodes.info())
-        info = {name: self._mask(ended) if name.startswith("_") else value for name, value in info.items()}
+        info = self._info(self.episodes.info(), ended)
         final_obs: Any
         if self.output == "torch":
             final_obs = self._observation()
