@@ -18,7 +18,7 @@ def speed_table(result: dict[str, Any]) -> str:
             photo, off = photograph[name], agree.get(name, {}).get("largest")
             cells = [
                 f"{row['ratio_to_naive']:.2f}",
-                f"{row['share_of_limit']:.0%}",
+                f"{row['share_of_limit']:.1%}",
                 "" if off is None else f"{off:.4f}",
             ]
             cells += [f"{photo['times_faster']:.2f}", f"{photo['times_less_memory']:.2f}"]
