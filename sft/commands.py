@@ -55,6 +55,7 @@ _VALIDATION_SEED = 77
 @click.option("--perceptual-weights", default="", help="The file of VGG19's weights.")
 @click.option("--pixel-weight", default=_DEFAULTS["pixel_weight"], show_default=True, help="In the last two stages.")
 @click.option("--discriminator-width", default=_DEFAULTS["discriminator_width"], show_default=True)
+@click.option("--judge", default="", help="A discriminator to go on with, of the folder judges.")
 @click.option("--averaging", default=_DEFAULTS["averaging"], show_default=True, help="Decay of the weight average.")
 @click.option("--evaluate-every", default=_DEFAULTS["evaluate_every"], show_default=True)
 @click.option("--precision", default=_DEFAULTS["precision"], show_default=True, help="float32 or bfloat16.")
@@ -136,7 +137,7 @@ def train(
 def _written(key: str, value: Any) -> str:
     if value is True:
         return f" --{key.replace('_', '-')}"
-    return f" --{key.replace('_', '-')} {Path(value).name if key == 'perceptual_weights' else value}"
+    return f" --{key.replace('_', '-')} {Path(value).name if key in ('perceptual_weights', 'judge') else value}"
 
 
 def _validation(pool: ImagePool, maps: Sequence[Tensor], held: Any, side: int) -> Batch:

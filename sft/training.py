@@ -69,6 +69,8 @@ class SFTConfig:
         category_weight: of the category loss.
         pixel_weight: of the pixel loss in the last two stages; the paper has none.
         discriminator_width: channels of the discriminator's first pair.
+        judge: a discriminator to go on with, as the last two stages leave one in the folder ``judges``; a new one first
+            has to learn what the old one knew, and the generator forgets some of it meanwhile.
         averaging: decay of the weight average.
         evaluate_every: iterations between two validations.
         precision: "float32", or "bfloat16" for mixed precision.
@@ -97,6 +99,7 @@ class SFTConfig:
     category_weight: float = 5e-3
     pixel_weight: float = 0.0
     discriminator_width: int = 64
+    judge: str = ""
     averaging: float = 0.999
     evaluate_every: int = 1000
     precision: str = "float32"
@@ -113,6 +116,8 @@ class SFTConfig:
             raise InvalidArgument("conditioning", "what the sft stage is to insert", repr(self.conditioning))
         if self.stage != "pixel" and not self.start:
             raise InvalidArgument("start", f"weights of the stage before {self.stage!r}", "none")
+        if self.judge and self.stage == "pixel":
+            raise InvalidArgument("judge", "given only in the last two stages", repr(self.judge))
         if self.damage and not recipe(self.damage).loses:
             losing = [name for name in recipe_names() if recipe(name).loses]
             raise InvalidArgument("damage", f"a recipe that loses resolution, {' or '.join(losing)}", repr(self.damage))
@@ -127,6 +132,11 @@ class SFTConfig:
     def generator(self) -> SFTNet:
         """A fresh generator of this shape."""
         return SFTNet(self.upsampling, self.width, self.blocks, self.conditioning, self.on_bicubic)
+
+
+def _names(config: SFTConfig) -> dict[str, str]:
+    """What a run began with, for its card: names without folders."""
+    return {"start": Path(config.start).stem, "judge": Path(config.judge).stem}
 
 
 def shape_of(card: dict[str, Any]) -> dict[str, Any]:
@@ -250,6 +260,12 @@ class _Judge:
     def __init__(self, config: SFTConfig, crops: Crops | LostResolution, fabric: Fabric) -> None:
         self.config, self.fabric = config, fabric
         plain = Discriminator(config.discriminator_width, config.crop)
+        if config.judge:
+            try:
+                plain.load_state_dict(read_weights(config.judge)[0])
+            except RuntimeError:
+                expected = f"a discriminator of width {config.discriminator_width} for crops of {config.crop}"
+                raise InvalidArgument("judge", expected, repr(config.judge)) from None
         plain = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = torch.optim.Adam(plain.parameters(), config.learning_rate, betas=(0.9, 0.99))
         self.network, self.optimizer = fabric.setup(plain, optimizer)
@@ -286,6 +302,9 @@ class _Judge:
         self.fabric.backward(loss)
         self.optimizer.step()
         return loss.item()
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: value.detach().cpu() for name, value in self.network.module.state_dict().items()}
 
     def state(self) -> dict[str, Any]:
         modules = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
@@ -338,7 +357,7 @@ def train_sft(
         **{name: getattr(config, name) for name in (*_SHAPE, "conditioning", "stage")},
         "parameters": sum(value.numel() for value in run.best.values()),
         "licence": "MIT",
-        "training": {**asdict(config), "start": Path(config.start).stem, "perceptual_weights": ""},
+        "training": {**asdict(config), **_names(config), "perceptual_weights": ""},
         "iterations_done": run.iteration,
         "started_from": run.origin,
         "seconds": round(run.seconds, 1),
@@ -346,6 +365,9 @@ def train_sft(
         **(card or {}),
     }
     if fabric.is_global_zero:
+        if run.judge is not None:
+            kept = {"name": path.stem, "discriminator_width": config.discriminator_width, "crop": config.crop}
+            save_weights(path.parent / "judges" / path.name, run.judge.weights(), kept)
         save_weights(path, run.best, finished)
         if done:
             checkpoint.unlink(missing_ok=True)

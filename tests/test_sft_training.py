@@ -90,6 +90,26 @@ def test_the_three_stages_follow_each_other(crops, fabric, pixel, tmp_path):
         assert card["iterations_done"] == 4
 
 
+def test_a_judge_is_left_and_taken_over(crops, fabric, pixel, tmp_path):
+    validation, still = crops.batch(4, 1, 0), {**LATER, "learning_rate": 0.0}
+    train_sft(SFTConfig(stage="adversarial", start=str(pixel), **LATER), crops, validation, tmp_path / "a", fabric)
+    left = tmp_path / "judges" / "a"
+    config = SFTConfig(stage="sft", conditioning="sft", start=str(pixel), judge=str(left), seed=1, **still)
+    card = train_sft(config, crops, validation, tmp_path / "b", fabric)
+    config = SFTConfig(stage="sft", conditioning="sft", start=str(pixel), seed=1, **still)
+    train_sft(config, crops, validation, tmp_path / "c", fabric)
+    before, taken, new = (read_weights(tmp_path / "judges" / name)[0] for name in "abc")
+    learned = [name for name in before if name.endswith(("weight", "bias")) and before[name].ndim > 1]
+    assert learned and all(torch.equal(before[name], taken[name]) for name in learned)
+    assert not any(torch.equal(before[name], new[name]) for name in learned)
+    assert card["training"]["judge"] == "a"
+    with pytest.raises(InvalidArgument, match="judge must be a discriminator of width 8 for crops of 48"):
+        wider = SFTConfig(stage="adversarial", start=str(pixel), judge=str(left), **{**LATER, "discriminator_width": 8})
+        train_sft(wider, crops, validation, tmp_path / "d", fabric)
+    with pytest.raises(InvalidArgument, match="judge must be given only in the last two stages"):
+        SFTConfig(judge=str(left), **SMALL)
+
+
 @pytest.mark.parametrize(
     ("how", "new"),
     [
