@@ -145,7 +145,8 @@ class Toolbox:
         training = torch.is_grad_enabled()
         stacked = self._stacked() if devices.must_not_wait(actions.device) and not training else None
         if stacked is not None:
-            deque((one() for one in beside), maxlen=0)
+            for one in beside:
+                one()
             return stacked.apply_again(images, actions)  # without waiting for the actions
         on_cpu = images.device.type == "cpu"
         dense = on_cpu and not training  # then images lie as networks see them and leave them, channels last
@@ -178,7 +179,8 @@ class Toolbox:
             for tool, rows in chunks:
                 piece(tool, rows)
             stay()
-            deque((one() for one in beside), maxlen=0)
+            for one in beside:
+                one()
             return result
         # Smaller ones at the end: then all cores end together. What is compiled is faster if one thread has it alone.
         last = len(chunks) - len(chunks) // 3

@@ -124,17 +124,15 @@ class RestoreVectorEnv(VectorEnv):
             info = self._final(terminated)
             clean, damaged = self.source.draw(self._keys.take(terminated))
             self.episodes.begin(damaged, clean, where=terminated)
+        elif coming:
+            begun, rows = joined([one.result for one in coming]), torch.nonzero(terminated)[:, 0]
+            laying = in_parallel([partial(self.episodes.lay, begun, rows)], beside=True)
+            info = self._final(terminated)
+            deque(laying, maxlen=0)
+            self.episodes.begin_at(begun, rows, laid=True)
         elif self.autoreset_mode is AutoresetMode.SAME_STEP and bool(terminated.any()):
-            rows = torch.nonzero(terminated)[:, 0].cpu()
-            if not coming:
-                info = self._final(terminated)
-                self._begin(rows)
-            else:
-                begun = joined([one.result for one in coming])
-                laying = in_parallel([partial(self.episodes.lay, begun, rows)], beside=True)
-                info = self._final(terminated)
-                deque(laying, maxlen=0)
-                self.episodes.begin_at(begun, rows, laid=True)
+            info = self._final(terminated)
+            self._begin(torch.nonzero(terminated)[:, 0].cpu())
         elif self.autoreset_mode is AutoresetMode.NEXT_STEP and bool(ended_before.any()):
             self._begin(torch.nonzero(ended_before)[:, 0].cpu())
             terminated = terminated & ~ended_before
