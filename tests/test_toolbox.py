@@ -1,12 +1,11 @@
 """An action applies its tool, the last one stops, and a bad argument is named."""
 
-import threading
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from restoration_env import workers
 from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.toolbox import Tool, Toolbox
 
@@ -32,22 +31,21 @@ def test_a_batch_equals_one_at_a_time(chosen: list[int]) -> None:
     assert torch.equal(alone, expected)
 
 
-def test_a_single_image_stays_with_the_thread_that_asks() -> None:
-    where = set()
+def test_a_single_image_wakes_no_other_thread(monkeypatch) -> None:
+    def woken(threads: int) -> None:
+        raise AssertionError("waking another thread takes longer than a tool on one image")
 
-    def noted(x: torch.Tensor) -> torch.Tensor:
-        where.add(threading.current_thread())
-        return x
-
-    box, threads = Toolbox("noted", (Tool("noted", "", noted),)), torch.get_num_threads()
+    monkeypatch.setattr(workers, "_pool", woken)
+    threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         with torch.no_grad():
-            for _ in range(20):  # waking another thread would take longer than a tool
-                box.apply(images(1), torch.tensor([0]))
+            for action in range(BOX.stop + 1):
+                BOX.apply(images(1), torch.tensor([action]))
+            with pytest.raises(AssertionError, match="waking"):  # of several one would see it
+                BOX.apply(images(4), torch.tensor([0, 1, 2, 3]))
     finally:
         torch.set_num_threads(threads)
-    assert where == {threading.current_thread()}
 
 
 def test_in_training_tools_of_one_network_get_their_images_together() -> None:
