@@ -2,13 +2,14 @@
 
 `jpeg` returns exactly what Pillow returns after saving an RGB image with ``quality=q`` (4:2:0, the integer
 "islow" transform) and loading it again. Every step of libjpeg is integer arithmetic, so the transform can be
-written as two integer matrix products with a rounding shift after each. The products are computed in
-float64, where they are exact (all values stay below 2^53), because that is fast on every device.
+written as two integer matrix products with a rounding shift after each. The products are computed in floating-point
+numbers, where they are exact: in float64, which is fast on every device, or on a processor, faster still, in float32.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -94,7 +95,7 @@ def _through_jpeg(levels: Tensor, quality: Tensor) -> tuple[Tensor]:
     luma, chroma = _to_ycc(levels)
     chroma = _halve(_pad(chroma, height + height % 2, wide))
     # One image for the transform: luma, and under it the two chromas side by side, half as high and half as wide.
-    planes = levels.new_empty(len(levels), high + high // 2, wide, dtype=torch.float64)
+    planes = levels.new_empty(len(levels), high + high // 2, wide, dtype=_exact(levels.device))
     planes[:, :high] = _pad(luma, high, wide)
     planes[:, high:] = _pad(chroma, high // 2, wide // 2).transpose(1, 2).flatten(2)
     planes = _through_dct(planes, high, quality).float()
@@ -166,39 +167,82 @@ def _double(x: Tensor) -> Tensor:
     return both.view(n, channels, 2 * height, 2 * width).add_(bias).mul_(1 / 16).floor_()
 
 
+def _exact(device: torch.device) -> torch.dtype:
+    """In which numbers the transform is computed: in float32 where its products are surely not rounded to less."""
+    sure = device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
+    return torch.float32 if sure else torch.float64
+
+
 @lru_cache(maxsize=8)
-def _tables(device: torch.device) -> Tensor:
-    """The quantisation tables of qualities 0 (as 1) .. 100, of luma and of chroma: float64 (101, 2, 8, 8)."""
+def _tables(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The quantisation tables of qualities 0 (as 1) .. 100, of luma and of chroma: (101, 2, 8, 8)."""
     quality = torch.arange(101).clamp_min(1)
     scale = torch.where(quality < 50, 5000 // quality, 200 - 2 * quality)
     tables = (torch.tensor((_LUMA, _CHROMA)) * scale[:, None, None, None] + 50) // 100
-    return tables.clamp(1, 255).double().to(device)
+    return tables.clamp(1, 255).to(device, dtype)
 
 
 @lru_cache(maxsize=8)
-def _matrices(device: torch.device) -> tuple[Tensor, Tensor]:
-    """The transform of eight samples, and that of two blocks of them: float64 (8, 8) and (16, 16)."""
+def _passes(device: torch.device, dtype: torch.dtype) -> tuple[_Pass, ...]:
+    """Rows, columns; and back, columns, rows. Of rows those of two blocks, because products gain from it."""
     matrix = torch.tensor(_DCT, dtype=torch.float64)
-    return matrix.to(device), torch.block_diag(matrix, matrix).to(device)
+    twice = torch.block_diag(matrix, matrix)
+    return (
+        _Pass(twice.T, 11, 0.5, device, dtype, split=False),  # eight samples below 2^7 make sums below 2^23
+        _Pass(matrix, 15, 0.5, device, dtype),
+        _Pass(matrix.T, 11, 0.5, device, dtype),
+        _Pass(twice, 18, 128.5, device, dtype),
+    )
+
+
+class _Pass:
+    """A pass of the transform, exact: floor(products with a matrix / 2^shift + offset).
+
+    float64 holds every sum that occurs, float32 whole numbers up to 2^24. For those the matrix is split into
+    128 coarse + fine: floor((128 c + f) / 2^shift + offset) is floor((c + floor(f / 128)) / 2^(shift - 7) + offset),
+    because the offset is a multiple of 128 / 2^shift. No sum of either is too large: the longest samples are those that
+    the columns going back leave. The eight coefficients of a column have a norm of at most 2^10, to which rounding to
+    multiples of at most 255 adds 2^7 each; so these samples are below 2^14, and their coarse sums below 2^23.
+    """
+
+    def __init__(
+        self,
+        matrix: Tensor,
+        shift: int,
+        offset: float,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        split: bool = True,
+    ) -> None:
+        self.offset, self.share = offset, 2.0 ** (7 - shift)
+        factors = [matrix * 2.0**-shift]
+        if split and dtype == torch.float32:
+            coarse = (matrix / 128).round()
+            factors = [coarse * self.share, (matrix - 128 * coarse) / 128]
+        self.factors = [factor.to(device, dtype) for factor in factors]
+
+    def __call__(self, multiply: Callable[[Tensor], Tensor]) -> Tensor:
+        """What becomes of samples that ``multiply`` multiplies a matrix with."""
+        coarse, *fine = self.factors
+        made = multiply(coarse)
+        for factor in fine:
+            made.add_(multiply(factor).floor_(), alpha=self.share)
+        return made.add_(self.offset).floor_()
 
 
 def _through_dct(x: Tensor, high: int, quality: Tensor) -> Tensor:
-    """Transform, quantise, and back, in place: float64 (N, H, W), luma in the first ``high`` rows, chroma below."""
+    """Transform, quantise, and back: whole numbers (N, H, W), luma in the first ``high`` rows, chroma below."""
     width = x.shape[-1]
-    # Each view has the samples of a block on one axis; of rows those of two blocks, because products gain from it.
-    rows, columns = (-1, 16), (-1, 8, width)
-    matrix, twice = _matrices(x.device)
-    y = _rounded(x.sub_(128.0).view(rows) @ (twice.T * 2.0**-11))
-    y = _rounded((matrix * 2.0**-15) @ y.view(columns)).view_as(x)
-    steps = _tables(x.device)[quality.long()].repeat(1, 1, 1, width // 8)
+    rows, columns = (-1, 16), (-1, 8, width)  # views with the samples of a block, or of two, on one axis
+    across, down, up, back = _passes(x.device, x.dtype)
+    x.sub_(128.0)
+    y = across(lambda factor: x.view(rows) @ factor)
+    y = down(lambda factor: factor @ y.view(columns)).view_as(x)
+    steps = _tables(x.device, x.dtype)[quality.long()].repeat(1, 1, 1, width // 8)
+    # Halves are rounded away from zero: the whole numbers divided are far from all others that are nearly halves.
+    upwards = 1.0 + 32.0 * torch.finfo(x.dtype).eps
     for part, step in zip((y[:, :high], y[:, high:]), steps[:, :, None].unbind(1), strict=True):
-        # Halves are rounded away from zero: the whole numbers divided are far from all others that are nearly halves.
-        part.unflatten(1, (-1, 8)).mul_((1.0 + 2.0**-40) / (8.0 * step)).round_().mul_(step)
-    y = _rounded((matrix.T * 2.0**-11) @ y.view(columns))
-    y = y.view(rows) @ (twice * 2.0**-18)
-    return y.add_(128.5).floor_().clamp_(0.0, 255.0).view_as(x)
-
-
-def _rounded(x: Tensor) -> Tensor:
-    """To whole numbers, halves up, in place."""
-    return x.add_(0.5).floor_()
+        part.unflatten(1, (-1, 8)).mul_(upwards / (8.0 * step)).round_().mul_(step)
+    y = up(lambda factor: factor @ y.view(columns)).view(rows)
+    return back(lambda factor: y @ factor).clamp_(0.0, 255.0).view_as(x)

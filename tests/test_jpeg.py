@@ -40,7 +40,15 @@ def extreme(height: int, width: int, seed: int = 0) -> np.ndarray:
     return noise(height, width, seed) // 128 * 255
 
 
-@pytest.mark.parametrize("content", [photo, noise, extreme])
+def waves(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Only 0 and 255, in each block where a cosine of the transform is above 0: the longest sums there are."""
+    up, along = np.random.default_rng(seed).integers(0, 8, (2, 3))
+    phase = np.pi / 16 * (2 * np.arange(max(height, width)) + 1)[:, None]
+    down, across = np.cos(phase[:height] * up)[:, None], np.cos(phase[:width] * along)[None]
+    return np.where(down * across > 0, 255, 0).astype(np.uint8)
+
+
+@pytest.mark.parametrize("content", [photo, noise, extreme, waves])
 @pytest.mark.parametrize("size", [(63, 63), (37, 50)])
 def test_equals_pillow_at_every_quality(content, size) -> None:
     qualities = list(range(1, 101))
@@ -66,11 +74,21 @@ def test_equals_pillow_at_small_and_odd_sizes(height: int) -> None:
     width=st.integers(1, 80),
     quality=st.integers(1, 100),
     seed=st.integers(0, 1 << 30),
-    content=st.sampled_from([photo, noise, extreme]),
+    content=st.sampled_from([photo, noise, extreme, waves]),
 )
 def test_equals_pillow_anywhere(height: int, width: int, quality: int, seed: int, content) -> None:
     image = content(height, width, seed)
     np.testing.assert_array_equal(ours([image], [quality])[0], pillow(image, quality))
+
+
+def test_nothing_changes_where_float32_products_may_be_rounded() -> None:
+    images = [content(63, 63, 1) for content in (photo, noise, extreme, waves)]
+    expected = ours(images, [10, 40, 70, 95])
+    torch.set_float32_matmul_precision("medium")
+    try:
+        np.testing.assert_array_equal(ours(images, [10, 40, 70, 95]), expected)
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_a_large_image_equals_pillow() -> None:
