@@ -203,7 +203,7 @@ def damaged_patches(
     blocks = pool.windows(which, corners - lead - radius, side + 2 * radius)
     if turns:
         blocks = turned_each(blocks, (uniform(keys, 1, stream=4)[:, 0] * WAYS).long())
-    blocks = blocks.to(torch.float64 if inspect else torch.float32) / 255.0
+    blocks = blocks.to(torch.float64 if inspect else torch.float32).div_(255.0)
     if soft:
         chance, width = uniform(keys, 2, stream=8).unbind(1)
         blocks = gaussian_blur(blocks, torch.where(chance < soft, 1.0 + 3.0 * width, 0.0)).mul(255.0).round() / 255.0
