@@ -14,13 +14,15 @@ from torch import Tensor
 from restoration_env import devices
 from restoration_env.devices import find_device
 from restoration_env.distortions import Recipe, distort, recipe, recipe_names
-from restoration_env.episodes import Start, start
+from restoration_env.episodes import Start, joined, start
 from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.images import GRIDS, damaged_patches, load_images
 from restoration_env.randomness import normal, uniform
-from restoration_env.workers import in_parallel
+from restoration_env.workers import in_parallel, own_threads
 
-_PART = 32  # patches that a core damages at once: threads that call many small operations wait for each other
+# Patches that a core damages at once, and of threads the share that does nothing else while others apply tools: threads
+# that call many small operations wait for each other.
+_PART, _SHARE = 32, 4
 
 
 class EpisodeSource:
@@ -66,11 +68,11 @@ class EpisodeSource:
 
     def starts(self, keys: Tensor) -> list[Callable[[], Start]]:
         """What makes the beginnings of the episodes of keys (N,), to be called on any thread, a part of them each."""
-        return [partial(self._start, some) for some in keys.split(_PART)]
+        return [partial(self._start, some) for some in keys.chunk(max(1, own_threads() // _SHARE))]
 
     def _start(self, keys: Tensor) -> Start:
-        clean, damaged = self._part(keys, self.recipe)
-        return start(damaged, clean)
+        drawn = (self._part(some, self.recipe) for some in keys.split(2 * _PART))
+        return joined([start(damaged, clean) for clean, damaged in drawn])
 
     def _drawn(self, keys: Tensor, how: Recipe) -> tuple[Tensor, Tensor]:
         if devices.must_not_wait(self.device) or len(keys) <= _PART:

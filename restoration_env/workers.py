@@ -67,7 +67,7 @@ def in_parallel(pieces: Sequence[Callable[[], Result]], *, beside: bool = False)
         pieces: what to call.
         beside: the caller has work of its own until it asks, so that a single piece goes to another thread too.
     """
-    threads = _own_threads()
+    threads = own_threads()
     alone = len(pieces) < (1 if beside else 2)
     if threads == 1 or alone or _own.helping:
         return map(_without_gradients, pieces)
@@ -141,13 +141,14 @@ def by_parts(function: Callable[..., tuple[Tensor, ...]], *batches: Tensor, part
     def some(*batches: Tensor) -> list[tuple[Tensor, ...]]:
         return [function(*few) for few in zip(*(batch.split(part) for batch in batches), strict=True)]
 
-    threads = _own_threads() if rows > _FEW else 1
+    threads = own_threads() if rows > _FEW else 1
     shares = zip(*(batch.chunk(threads) for batch in batches), strict=True)
     made = in_parallel([partial(some, *share) for share in shares])
     return [torch.cat(parts) for parts in zip(*(few for share in made for few in share), strict=True)]
 
 
-def _own_threads() -> int:
+def own_threads() -> int:
+    """The threads that `in_parallel` has, the calling one with them."""
     return _own.threads or torch.get_num_threads()
 
 
