@@ -15,7 +15,7 @@ from restoration_env.benchmarks.speed_photo import photograph
 from restoration_env.benchmarks.speed_picture import draw_speed
 from restoration_env.benchmarks.speed_training import training
 from restoration_env.cli import progress_bar
-from restoration_env.devices import find_device, keep_freed_memory, processor_units
+from restoration_env.devices import find_device, has_loops, keep_freed_memory, processor_units
 from restoration_env.errors import InvalidArgument
 from restoration_env.files import write_json
 from restoration_env.provenance import provenance
@@ -65,7 +65,11 @@ def speed(
     words += ["--quick"] if quick else []
     words += [f"--images {Path(images).name} --split {split}"]
     words += [f"--count {count}"] if count else []
-    result: dict[str, Any] = {**provenance(" ".join(words), where), "processor": processor_units()}
+    result: dict[str, Any] = {
+        **provenance(" ".join(words), where),
+        "processor": processor_units(),
+        "numba": has_loops(),
+    }
     with progress_bar() as bar:
         task = bar.add_task("speed", total=None, note="")
         measured = _measure(str(where), quick, (images, split, count), lambda text: bar.update(task, note=text))

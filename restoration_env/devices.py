@@ -51,6 +51,17 @@ def kernels() -> Any:
     return importlib.import_module("restoration_env.kernels")
 
 
+@lru_cache(maxsize=1)
+def has_loops() -> bool:
+    """Whether the project's own loops for a processor can be compiled: whether numba is installed."""
+    return importlib.util.find_spec("numba") is not None
+
+
+def loops() -> Any:
+    """The module of the project's own loops for a processor."""
+    return importlib.import_module("restoration_env.loops")
+
+
 @lru_cache(maxsize=256)
 def constant(values: Any, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """A tensor of fixed numbers (nested tuples), made once for each device: copying them there makes the host wait."""

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from restoration_env.devices import to_device
+from restoration_env.devices import has_loops, loops, to_device
 from restoration_env.errors import InvalidArgument, UnknownName
-from restoration_env.metrics import METRICS, metric, psnr
+from restoration_env.metrics import METRICS, decibels, metric, psnr
 from restoration_env.pixels import eight_bit
 from restoration_env.toolbox import Toolbox
 from restoration_env.workers import by_parts
@@ -221,4 +221,9 @@ def _seen(images: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
     seen = images.permute(0, 2, 3, 1)
     if not seen.is_contiguous():
         return psnr(images, clean), torch.stack(eight_bit(images).unbind(1), -1)
-    return psnr(seen, clean.permute(0, 2, 3, 1)), eight_bit(seen)
+    wanted = clean.permute(0, 2, 3, 1)
+    if has_loops() and images.dtype == torch.float32 and wanted.is_contiguous() and not torch.is_grad_enabled():
+        errors, pixels = torch.empty(len(images), dtype=torch.float64), torch.empty(seen.shape, dtype=torch.uint8)
+        loops().seen(*(part.flatten(1).numpy() for part in (seen, wanted)), errors.numpy(), pixels.flatten(1).numpy())
+        return decibels(errors), pixels
+    return psnr(seen, wanted), eight_bit(seen)

@@ -4,6 +4,7 @@
 "islow" transform) and loading it again. Every step of libjpeg is integer arithmetic, so the transform can be
 written as two integer matrix products with a rounding shift after each. The products are computed in floating-point
 numbers, where they are exact: in float64, which is fast on every device, or on a processor, faster still, in float32.
+Where numba is installed a processor computes in whole numbers instead, image after image (`loops`).
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import math
 from collections.abc import Callable
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from restoration_env.devices import constant
+from restoration_env.devices import constant, has_loops, loops
 from restoration_env.errors import InvalidArgument
 from restoration_env.workers import by_parts
 
@@ -90,6 +92,11 @@ def through_jpeg(levels: Tensor, quality: Tensor) -> Tensor:
 
 
 def _through_jpeg(levels: Tensor, quality: Tensor) -> tuple[Tensor]:
+    if levels.device.type == "cpu" and has_loops():
+        made, steps = torch.empty(levels.shape), _tables(levels.device, torch.float32)[quality.long()]
+        matrix = np.array(_DCT, np.int32)
+        loops().through_jpeg(levels.detach().contiguous().numpy(), steps.numpy(), matrix, made.numpy())
+        return (made,)
     height, width = levels.shape[-2:]
     high, wide = -(-height // 16) * 16, -(-width // 16) * 16
     luma, chroma = _to_ycc(levels)

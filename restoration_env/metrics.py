@@ -37,6 +37,11 @@ def psnr(images: Tensor, references: Tensor) -> Tensor:
     check_pair(images, references)
     difference = (images - references).flatten(1)
     error = torch.linalg.vector_norm(difference, dim=1, dtype=torch.float64).square() / difference.shape[1]
+    return decibels(error)
+
+
+def decibels(error: Tensor) -> Tensor:
+    """The PSNR of a mean squared error."""
     return -10.0 * torch.log10(error + 1e-10)
 
 

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from restoration_env.devices import kernels
+from restoration_env.devices import has_loops, kernels, loops
 from restoration_env.workers import by_parts
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
 _MIX1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX2 = -7723592293110705685  # 0x94D049BB133111EB
+_CONSTANTS = tuple(number & (1 << 64) - 1 for number in (_GOLDEN, _MIX1, _MIX2))
 _BLOCK = 1 << 32  # counters that one stream may use
 _NUMBERS = 32 * 3 * 80 * 80  # normal ones at once, on a processor: what they need on the way stays in its cache
 
@@ -51,15 +52,26 @@ def normal(keys: Tensor, shape: tuple[int, ...], stream: int = 1, *, dtype: torc
     size = math.prod(shape)
 
     def drawn(keys: Tensor) -> tuple[Tensor]:
-        words = hashed(keys, -(-size // 2), stream)
-        radius = _shift_right(words, 32).to(dtype).add_(1.0).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
-        angle = words.bitwise_and_(0xFFFFFFFF).to(dtype).mul_(2.0 * math.pi * 2.0**-32)
-        pairs = radius.new_empty(len(words), 2 * words.shape[1])
+        low, high = _halves(keys, -(-size // 2), stream, dtype)
+        radius = high.add_(1.0).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
+        angle = low.mul_(2.0 * math.pi * 2.0**-32)
+        pairs = radius.new_empty(len(keys), 2 * low.shape[1])
         for half, part in zip((torch.cos, torch.sin), pairs.chunk(2, 1), strict=True):
             half(angle, out=part).mul_(radius)
         return (pairs[:, :size],)
 
     return by_parts(drawn, keys, part=max(1, _NUMBERS // size))[0].reshape(len(keys), *shape)
+
+
+def _halves(keys: Tensor, count: int, stream: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The lower and the upper 32 bits of `hashed` words, as numbers (N, count)."""
+    if keys.device.type == "cpu" and has_loops():
+        low, high = (torch.empty(len(keys), count, dtype=dtype) for _ in range(2))
+        loops().words(keys.numpy(), stream * _BLOCK, *_CONSTANTS, low.numpy(), high.numpy())
+        return low, high
+    words = hashed(keys, count, stream)
+    high = _shift_right(words, 32).to(dtype)
+    return words.bitwise_and_(0xFFFFFFFF).to(dtype), high
 
 
 def noisy_in_one(images: Tensor, scales: Tensor, keys: Tensor, stream: int) -> Tensor:

@@ -1,6 +1,7 @@
 """The tensor JPEG is Pillow's, to the bit."""
 
 import io
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -10,8 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from restoration_env.devices import has_loops
 from restoration_env.errors import InvalidArgument
 from restoration_env.jpeg import jpeg
+
+
+@pytest.fixture(params=["compiled loops", "tensors"], scope="module", autouse=True)
+def way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything here holds for both ways of a processor."""
+    compiled = request.param == "compiled loops"
+    if compiled and not has_loops():
+        pytest.skip("numba is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("restoration_env.jpeg.has_loops", lambda: compiled)
+        yield
 
 
 def pillow(image: np.ndarray, quality: int) -> np.ndarray:
