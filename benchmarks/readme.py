@@ -165,15 +165,18 @@ def regions_table(result: dict[str, Any]) -> str:
     return _by_category([row["method"] for row in rows], [row["regions"] for row in rows])
 
 
-def trainings_table(first: dict[str, Any], second: dict[str, Any]) -> str:
-    """LPIPS of each kind of conditioning within each category: the mean of two trainings, and both, as Markdown."""
-    pairs = [(a, b) for a, b in zip(first["rows"], second["rows"], strict=True) if a["method"].startswith("gan-")]
-    groups = list(first["rows"][0]["regions"])
-    lines = [f"| LPIPS, mean (first, second) | {' | '.join(groups)} |", "|---|" + "---|" * len(groups)]
-    for a, b in pairs:
-        both = [[row["regions"][group]["lpips"] for row in (a, b)] for group in groups]
-        cells = (f"{(x + y) / 2:.3f} ({x:.3f}, {y:.3f})" for x, y in both)
-        lines.append(f"| {a['method']} | {' | '.join(cells)} |")
+def trainings_table(*trainings: dict[str, Any]) -> str:
+    """LPIPS of each kind of conditioning within each category: the mean of some trainings, and each, as Markdown."""
+    groups = list(trainings[0]["rows"][0]["regions"])
+    lines = [f"| LPIPS, mean (each training) | {' | '.join(groups)} |", "|---|" + "---|" * len(groups)]
+    for rows in zip(*(training["rows"] for training in trainings), strict=True):
+        name = rows[0]["method"]
+        if name.startswith("gan-"):
+            cells = []
+            for group in groups:
+                each = [row["regions"][group]["lpips"] for row in rows]
+                cells.append(f"{sum(each) / len(each):.3f} ({', '.join(f'{value:.3f}' for value in each)})")
+            lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -73,6 +73,10 @@ _COMMANDS = {
         "restoration_env.sft.commands_upscale:pictures",
         "Draw the figures of the super-resolver: priors, modulation, comparison.",
     ),
+    "sft-average": (
+        "restoration_env.sft.commands_average:average",
+        "Write the mean of super-resolvers' weights.",
+    ),
     "sft-compare": (
         "restoration_env.sft.commands_comparison:measure",
         "Compare super-resolvers on labelled scenes, by category.",

@@ -69,6 +69,7 @@ def test_no_file_of_code_is_over_400_lines():
         "train segmenter",
         "segments",
         "upscale",
+        "sft-average",
         "sft-compare",
         "sft-pictures",
         "lost-resolution",

@@ -14,12 +14,13 @@ from restoration_env.benchmarks.suites import patch_suite
 from restoration_env.cli import main
 from restoration_env.distortions import recipe
 from restoration_env.errors import InvalidArgument
-from restoration_env.files import save_weights
+from restoration_env.files import read_weights, save_weights
 from restoration_env.resizing import bicubic
 from restoration_env.sft.comparison import compare
 from restoration_env.sft.conditioning import CATEGORIES
 from restoration_env.sft.generator import SFTNet
 from restoration_env.sft.scenes import VOID, load_scenes
+from restoration_env.sft.super_resolver import load_super_resolver
 from restoration_env.toolbox import Tool, Toolbox
 
 
@@ -105,3 +106,32 @@ def test_what_the_tool_adds_is_told_for_both_halves():
     assert rows[1]["gain"] > rows[0]["gain"]
     assert rows[1]["gain"] == pytest.approx((rows[1]["x4"]["gain"] + rows[1]["mixed"]["gain"]) / 2, abs=1e-3)
     assert isinstance(plain, Toolbox)
+
+
+def test_the_mean_of_runs_is_written_with_what_they_were(tmp_path):
+    shape = {"upsampling": "nearest", "width": 8, "blocks": 1, "conditioning": "sft", "on_bicubic": True}
+    networks = [SFTNet(width=8, blocks=1, conditioning="sft", on_bicubic=True) for _ in range(2)]
+    files = [str(tmp_path / f"{name}.safetensors") for name in ("first", "second")]
+    for number, (network, file) in enumerate(zip(networks, files, strict=True), 1):
+        save_weights(file, network.state_dict(), {**shape, "name": f"run {number}", "iterations_done": 100 * number})
+    with pytest.raises(SystemExit) as ended:
+        main(["sft-average", *files, "-o", str(tmp_path / "mean.safetensors")])
+    assert ended.value.code == 0
+    tensors, card = read_weights(tmp_path / "mean.safetensors")
+    for name, value in tensors.items():
+        torch.testing.assert_close(value, (networks[0].state_dict()[name] + networks[1].state_dict()[name]) / 2)
+    assert [part["iterations_done"] for part in card["mean_of"]] == [100, 200] and card["name"] == "mean"
+    assert load_super_resolver(str(tmp_path / "mean.safetensors")).network.conditioning == "sft"
+
+
+@pytest.mark.parametrize("others", [[], ["film"]])
+def test_the_mean_of_one_run_or_of_unequal_ones_is_refused(tmp_path, others, capsys):
+    files = []
+    for conditioning in ("sft", *others):
+        shape = {"upsampling": "nearest", "width": 8, "blocks": 1, "conditioning": conditioning, "on_bicubic": True}
+        files.append(str(tmp_path / f"{conditioning}.safetensors"))
+        save_weights(files[-1], SFTNet(width=8, blocks=1, conditioning=conditioning).state_dict(), shape)
+    with pytest.raises(SystemExit) as ended:
+        main(["sft-average", *files, "-o", str(tmp_path / "mean.safetensors")])
+    assert ended.value.code == 2 and not (tmp_path / "mean.safetensors").exists()
+    assert ("generators like the first" if others else "at least two files") in capsys.readouterr().err
