@@ -51,6 +51,6 @@ def averaged(files: Sequence[str | Path]) -> tuple[Mapping[str, Tensor], dict[st
         for name, value in tensors.items():
             sums[name] = sums.get(name, torch.zeros(())) + value.double() / len(files)
         cards.append(card)
-    same = {key: cards[-1][key] for key in ("stage", "parameters", "licence") if key in cards[-1]}
+    same: dict[str, Any] = {key: cards[-1][key] for key in ("stage", "parameters", "licence") if key in cards[-1]}
     parts = [{key: card[key] for key in _TOLD if key in card} for card in cards]
     return {name: value.float() for name, value in sums.items()}, {**shape_of(cards[-1]), **same, "mean_of": parts}
