@@ -257,7 +257,7 @@ _TABLES: dict[str, Callable[[], str]] = {
     "budgets": lambda: budgets_table(BUDGETS),
     "sft_regions": partial(_drawn, "sft_comparison", regions_table),
     "sft_trainings": lambda: trainings_table(
-        *(read_result(RESULTS / f"{name}.json") for name in ("sft_comparison_first", "sft_comparison"))
+        *(read_result(RESULTS / f"sft_comparison{training}.json") for training in ("_first", "_second", ""))
     ),
     "losses": partial(_drawn, "chains", losses_table),
     "stages_modern": lambda: stages_table("cnn12-modern"),
