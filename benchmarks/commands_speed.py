@@ -68,7 +68,7 @@ def speed(
     result: dict[str, Any] = {
         **provenance(" ".join(words), where),
         "processor": processor_units(),
-        "numba": has_loops(),
+        "numba": has_loops(where),
     }
     with progress_bar() as bar:
         task = bar.add_task("speed", total=None, note="")

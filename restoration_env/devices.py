@@ -51,10 +51,10 @@ def kernels() -> Any:
     return importlib.import_module("restoration_env.kernels")
 
 
-@lru_cache(maxsize=1)
-def has_loops() -> bool:
-    """Whether the project's own loops for a processor can be compiled: whether numba is installed."""
-    return importlib.util.find_spec("numba") is not None
+@lru_cache(maxsize=8)
+def has_loops(device: torch.device) -> bool:
+    """Whether the project's own loops compute there: whether it is a processor, and numba is installed."""
+    return device.type == "cpu" and importlib.util.find_spec("numba") is not None
 
 
 def loops() -> Any:

@@ -222,8 +222,8 @@ def _seen(images: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
     if not seen.is_contiguous():
         return psnr(images, clean), torch.stack(eight_bit(images).unbind(1), -1)
     wanted, learned = clean.permute(0, 2, 3, 1), images.requires_grad or clean.requires_grad
-    plain = images.device.type == "cpu" and images.dtype == torch.float32 and wanted.is_contiguous() and not learned
-    if plain and has_loops():
+    plain = images.dtype == torch.float32 and wanted.is_contiguous() and not learned
+    if plain and has_loops(images.device):
         errors, pixels = torch.empty(len(images), dtype=torch.float64), torch.empty(seen.shape, dtype=torch.uint8)
         loops().seen(*(part.flatten(1).numpy() for part in (seen, wanted)), errors.numpy(), pixels.flatten(1).numpy())
         return decibels(errors), pixels

@@ -92,7 +92,7 @@ def through_jpeg(levels: Tensor, quality: Tensor) -> Tensor:
 
 
 def _through_jpeg(levels: Tensor, quality: Tensor) -> tuple[Tensor]:
-    if levels.device.type == "cpu" and has_loops():
+    if has_loops(levels.device):
         made, steps = torch.empty(levels.shape), _tables(levels.device, torch.float32)[quality.long()]
         matrix = np.array(_DCT, np.int32)
         loops().through_jpeg(levels.detach().contiguous().numpy(), steps.numpy(), matrix, made.numpy())

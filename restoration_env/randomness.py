@@ -65,7 +65,7 @@ def normal(keys: Tensor, shape: tuple[int, ...], stream: int = 1, *, dtype: torc
 
 def _halves(keys: Tensor, count: int, stream: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The lower and the upper 32 bits of `hashed` words, as numbers (N, count)."""
-    if keys.device.type == "cpu" and has_loops():
+    if has_loops(keys.device):
         low, high = (torch.empty(len(keys), count, dtype=dtype) for _ in range(2))
         loops().words(keys.numpy(), stream * _BLOCK, *_CONSTANTS, low.numpy(), high.numpy())
         return low, high

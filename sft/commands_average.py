@@ -25,7 +25,7 @@ def average(weights: tuple[str, ...], output: str) -> None:
     """The mean of generators' weights that went on from each other, each from the end of the one before.
 
     Stochastic weight averaging (Izmailov et al., UAI 2018): where the learning rate falls to nothing again and again,
-    the mean of the ends is better than the last of them.
+    the mean of the ends is often better than the last of them.
     """
     if Path(output).suffix != ".safetensors":
         raise InvalidArgument("--output", "a path that ends in .safetensors", repr(output))

@@ -19,7 +19,7 @@ pytest.importorskip("numba", reason="numba is not installed")
 def without_loops(monkeypatch: pytest.MonkeyPatch):
     def switch() -> None:
         for module in (jpeg, randomness, episodes):
-            monkeypatch.setattr(module, "has_loops", lambda: False)
+            monkeypatch.setattr(module, "has_loops", lambda device: False)
 
     return switch
 
