@@ -48,6 +48,8 @@ _VALIDATION_SEED = 77
 @click.option("--damage", default="", help="Train the tool: on photographs of such damage, x4, shrunk as it does.")
 @click.option("--batch", default=_DEFAULTS["batch"], show_default=True, help="Crops a step.")
 @click.option("--crop", default=_DEFAULTS["crop"], show_default=True, help="Side of the crops.")
+@click.option("--scenes-share", default=_DEFAULTS["scenes_share"], show_default=True, help="Of the crops.")
+@click.option("--background", default=_DEFAULTS["background"], show_default=True, help="Its crops for one of another.")
 @click.option("--learning-rate", default=_DEFAULTS["learning_rate"], show_default=True)
 @click.option("--inserted-rate", default=_DEFAULTS["inserted_rate"], show_default=True)
 @click.option("--cosine/--halved", default=False, show_default=True, help="How the rates of the last two stages fall.")
@@ -112,7 +114,9 @@ def train(
                 _VALIDATION, _VALIDATION_SEED, 0
             )
         else:
-            crops = Crops(known, photographs, scene_maps, photograph_maps, config.crop)
+            crops = Crops(
+                known, photographs, scene_maps, photograph_maps, config.crop, config.scenes_share, config.background
+            )
             validation = _validation(held.pool(), held_maps, held, config.crop)
         task = bar.add_task(name, total=config.iterations, note="")
 

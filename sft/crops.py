@@ -84,6 +84,7 @@ class Crops:
         photograph_maps: one for each photograph.
         side: of the crops at high resolution, a multiple of 16.
         scenes_share: share of the crops that come from scenes.
+        background: crops of the background for each one of another category, among those from scenes.
     """
 
     def __init__(
@@ -94,8 +95,9 @@ class Crops:
         photograph_maps: Sequence[Tensor],
         side: int = 96,
         scenes_share: float = 0.5,
+        background: float = 1.0,
     ) -> None:
-        self.scenes, self.side, self.scenes_share = scenes, side, scenes_share
+        self.scenes, self.side, self.scenes_share, self.background = scenes, side, scenes_share, background
         self.images = (*scenes.images, *photographs.images)
         self.maps = (*scene_maps, *photograph_maps)
         if any(min(image.shape[1:]) < side for image in self.images):
@@ -109,7 +111,7 @@ class Crops:
         for kind, which, down, right, flip, turn, size in torch.rand(count, 7, generator=random).tolist():
             window = self.side
             if kind < self.scenes_share:
-                category = int(kind / self.scenes_share * len(self.places))
+                category = self._category(kind / self.scenes_share)
                 places = self.places[category]
                 number, top, left = places[int(which * len(places))]
                 top, left = top + int(down * _GRID), left + int(right * _GRID)
@@ -131,6 +133,11 @@ class Crops:
         shares = F.interpolate(torch.stack(maps), scale_factor=float(SCALE), mode="bilinear")
         shares = shares / shares.sum(1, keepdim=True).clamp_min(1e-6)
         return Batch(pixels, bicubic(pixels, 1 / SCALE).clamp(0, 1), shares, torch.tensor(categories))
+
+    def _category(self, chance: float) -> int:
+        """A category by a number in [0, 1): the background `background` times as often as any other."""
+        place = chance * (self.background + len(self.places) - 1)
+        return BACKGROUND if place < self.background else int(place - self.background) + 1
 
     def _cut(self, number: int, top: int, left: int, window: int) -> tuple[Tensor, Tensor]:
         """A window in [0, 1] and its maps, shrunk to the crops' side; moved to the grid of low-resolution pixels."""

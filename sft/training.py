@@ -57,6 +57,8 @@ class SFTConfig:
             for clean low resolution.
         batch: crops a step, in each process.
         crop: side of the crops at high resolution.
+        scenes_share: share of the crops that come from labelled scenes, the rest from photographs.
+        background: crops of the background for each one of another category, among those from scenes.
         learning_rate: of the generator; 1e-4 in the paper's last two stages.
         inserted_rate: of inserted conditions, 5e-4 in the paper.
         cosine: let the rates of the last two stages fall along a cosine; the paper's four halvings in the first third
@@ -88,6 +90,8 @@ class SFTConfig:
     damage: str = ""
     batch: int = 16
     crop: int = 96
+    scenes_share: float = 0.5
+    background: float = 1.0
     learning_rate: float = 1e-4
     inserted_rate: float = 5e-4
     cosine: bool = False
@@ -125,6 +129,9 @@ class SFTConfig:
             raise InvalidArgument("damage", "given only in the pixel stage without conditions", repr(self.damage))
         if self.crop < 16 or self.crop % 16:
             raise InvalidArgument("crop", "a multiple of 16", self.crop)
+        if not 0 <= self.scenes_share <= 1:
+            raise InvalidArgument("scenes_share", "a share from 0 to 1", self.scenes_share)
+        check_at_least(0, background=self.background)
         check_at_least(1, width=self.width, blocks=self.blocks, iterations=self.iterations, batch=self.batch)
         check_at_least(1, evaluate_every=self.evaluate_every, discriminator_width=self.discriminator_width)
         check_at_least(0, learning_rate=self.learning_rate, inserted_rate=self.inserted_rate, seed=self.seed)

@@ -75,6 +75,15 @@ def test_crops_of_a_category_show_it(tmp_path):
     assert len(batch.categories.unique()) == 8
 
 
+def test_the_background_can_be_drawn_more_often(crops):
+    flat = _flat(crops)
+    more = Crops(crops.scenes, crops.scenes.pool(), flat[0], flat[0], side=48, scenes_share=1.0, background=7.0)
+    counts = torch.bincount(more.batch(400, 0, 0).categories, minlength=8)
+    assert 170 < counts[0] < 230 and counts[1:].sum() == 400 - counts[0] and (counts[1:] > 8).all()
+    never = Crops(crops.scenes, crops.scenes.pool(), flat[0], flat[0], side=48, scenes_share=1.0, background=0.0)
+    assert (never.batch(400, 0, 0).categories > 0).all()
+
+
 def test_the_three_stages_follow_each_other(crops, fabric, pixel, tmp_path):
     validation = crops.batch(4, 1, 0)
     adversarial = tmp_path / "adversarial.safetensors"
@@ -165,6 +174,8 @@ def test_a_run_that_was_put_by_ends_as_if_it_had_not(crops, fabric, pixel, tmp_p
         ({"stage": "adversarial"}, "start must be weights of the stage before"),
         ({"perceptual": "resnet"}, "perceptual must be one of vgg19, vgg16, alex, none"),
         ({"crop": 50}, "crop must be a multiple of 16"),
+        ({"scenes_share": 1.5}, "scenes_share must be a share from 0 to 1, got 1.5"),
+        ({"background": -1.0}, "background must be at least 0, got -1"),
         ({"damage": "mixed"}, "damage must be a recipe that loses resolution, x4 or with-x4, got 'mixed'"),
         ({"damage": "x4", "conditioning": "sft"}, "damage must be given only in the pixel stage without conditions"),
     ],
