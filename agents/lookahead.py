@@ -1,8 +1,9 @@
 """The lookahead agent: runs the tools, lets a critic judge what they made, and keeps the best toolchain it saw.
 
 The environment can be tried out: a tool gives at decision time what it will give. So the agent need not foresee
-outcomes; it searches chains with a beam, as the oracles do (`restoration_env.agents.oracles`), with a learned critic
-(`OutcomeCritic`) in the place of the clean image. A beam of two runs sixty tools an image where a toolchain runs three.
+outcomes; it searches chains with a beam, as the oracles do (`restoration_env.agents.oracles`), with a learned
+critic (`RestoringCritic`) in the place of the clean image. A beam of two runs sixty tools an image where a toolchain
+runs three.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from restoration_env.agents.agent import RestorationAgent
 from restoration_env.agents.chains import parts
-from restoration_env.agents.critic import OutcomeCritic
+from restoration_env.agents.critic import RestoringCritic
 from restoration_env.episodes import NO_ACTION
 from restoration_env.pixels import eight_bit
 from restoration_env.toolbox import Toolbox
@@ -45,7 +46,7 @@ class LookaheadAgent(RestorationAgent):
     patches_per_side = 4  # of a photograph: a plan runs many tools on each
 
     def __init__(
-        self, network: OutcomeCritic, toolbox: Toolbox, max_steps: int = 3, card: Mapping[str, Any] | None = None
+        self, network: RestoringCritic, toolbox: Toolbox, max_steps: int = 3, card: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__(network, toolbox, max_steps, card)
         self.width = int(self.card.get("width", 2))
@@ -59,7 +60,7 @@ class LookaheadAgent(RestorationAgent):
 
     def facts(self) -> dict[str, Any]:
         """What the card must say for the agent to be built again."""
-        return {**super().facts(), "width": self.width}
+        return {**super().facts(), "width": self.width, "critic_width": self.network.width}
 
     def reset(self, count: int) -> None:
         """Forget the plan: new images come."""
@@ -148,6 +149,6 @@ def build_agent(
     tensors: Mapping[str, Tensor], toolbox: Toolbox, card: Mapping[str, Any], device: torch.device
 ) -> LookaheadAgent:
     """The agent that a card describes, with these weights of its critic; it may use any toolbox."""
-    critic = OutcomeCritic(card["patch_size"])
-    critic.load_state_dict(tensors)
+    critic = RestoringCritic(card["critic_width"], card["patch_size"])
+    critic.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     return LookaheadAgent(critic.to(device).requires_grad_(False), toolbox, card["max_steps"], card)

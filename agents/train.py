@@ -85,11 +85,11 @@ def _shown(gains: Mapping[str, float]) -> str:
 @click.option("--algo", type=click.Choice(sorted(_CONFIGS)), default="exact", show_default=True, help="How to learn.")
 @click.option("--out", default="runs/toolchain.safetensors", show_default=True, help="The weights to write.")
 @click.option("--toolbox", default="cnn12", show_default=True)
-@click.option("--episodes", type=int, help="Images to see.  [default: 60000 drqn, 8000 exact, 6000 lookahead]")
+@click.option("--episodes", type=int, help="Images to see.  [default: 60000 drqn, 8000 exact, 200000 lookahead]")
 @click.option("--severity", help="The damage to train on.  [default: mixed drqn, else every]")
 @click.option("--max-steps", type=int, help="Actions of an episode.  [default: 3]")
-@click.option("--learning-rate", type=float, help="At the start.  [default: 0.0005 drqn, 0.001 exact, 0.002 lookahead]")
-@click.option("--updates", type=int, help="Updates a batch.  [default: 3 drqn, 6 exact, 24 lookahead]")
+@click.option("--learning-rate", type=float, help="At the start.  [default: 0.0005 drqn, 0.001 exact and lookahead]")
+@click.option("--updates", type=int, help="Updates a batch.  [default: 3 drqn, 6 exact]")
 @click.option("--network", help="published (default of drqn), statistics (of exact) or spectral (of fit).")
 @click.option("--labelled", multiple=True, help="Labelled episodes to learn from, may be repeated (fit).")
 @click.option("--iterations", type=int, help="Updates in all (fit).  [default: 12000]")
@@ -106,9 +106,10 @@ def _shown(gains: Mapping[str, float]) -> str:
 @click.option("--pretraining", type=int, help="Iterations of telling damage apart first (exact).  [default: 1500]")
 @click.option("--returns", help="What follows a tool: played to the end, or estimated (exact).  [default: played]")
 @click.option("--promising", type=int, help="Branches played at each state, the best ones; 0: all (exact).")
-@click.option("--start", help="An agent, by name or path, whose weights to start from.")
+@click.option("--start", help="An agent, by name or path, whose weights to start from; or a network's (lookahead).")
 @click.option("--warmup", type=int, help="Images before the first update.  [default: 1024 drqn, 0 exact]")
 @click.option("--width", type=int, help="Chains of the finished agent's beam (lookahead).  [default: 2]")
+@click.option("--critic-width", type=int, help="Channels of the critic's network (lookahead).  [default: 48]")
 @click.option("--epsilon-start", type=float, help="Share of random actions at the start (drqn).  [default: 1]")
 @click.option("--views", type=int, help="1, or 8 to judge each image turned and mirrored (exact).  [default: 1]")
 @click.option("--caution", type=float, help="dB that a tool must promise more than stop (exact).  [default: 0]")
@@ -174,7 +175,17 @@ def train(
         elif isinstance(config, ExactConfig):
             train_exact(config, tools, pool, validation, out, device=where, report=report_exact, card=card, **manner)
         elif isinstance(config, LookaheadConfig):
-            train_lookahead(config, tools, pool, validation, out, device=where, report=report_exact, card=card)
+            train_lookahead(
+                config,
+                tools,
+                pool,
+                validation,
+                out,
+                device=where,
+                precision=precision,
+                report=report_exact,
+                card=card,
+            )
         else:
             train_drqn(config, tools, pool, validation, out, device=where, report=report_drqn, card=card)
 

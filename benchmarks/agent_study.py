@@ -16,7 +16,6 @@ from typing import Any
 from restoration_env.agents.agent import load_agent
 from restoration_env.agents.drqn import DRQNConfig, train_drqn
 from restoration_env.agents.exact import ExactConfig, train_exact
-from restoration_env.agents.lookahead_training import LookaheadConfig, train_lookahead
 from restoration_env.agents.policies import Policy
 from restoration_env.agents.sb3 import ALGORITHMS, find_algorithm
 from restoration_env.agents.sb3_policy import load_sb3_policy
@@ -32,7 +31,6 @@ Curve = list[tuple[float, float]]
 _CONFIGS: dict[str, type] = {
     "drqn": DRQNConfig,
     "exact": ExactConfig,
-    "lookahead": LookaheadConfig,
     "sb3": SB3Config,
 }
 
@@ -43,7 +41,7 @@ class Contestant:
 
     Attributes:
         label: what it is called there.
-        algorithm: "drqn", "exact", "lookahead" or "sb3".
+        algorithm: "drqn", "exact" or "sb3".
         settings: of its configuration; the rest are the defaults.
     """
 
@@ -99,10 +97,6 @@ STUDIES: dict[str, tuple[Contestant, ...]] = {
     ),
     "horizons": tuple(
         Contestant(f"{steps} step{'s' * (steps > 1)}", "drqn", {**_DRQN, "max_steps": steps}) for steps in range(1, 7)
-    ),
-    "lookahead": tuple(
-        Contestant(f"{images} images", "lookahead", {"episodes": images, "evaluate_every": images // 160})
-        for images in (320, 1_280, 5_120)
     ),
     "baselines": tuple(
         Contestant(
@@ -194,10 +188,8 @@ class Workshop:
         pools = load_images(self.images, "train"), load_images(self.images, "validation")
         if contestant.algorithm == "drqn":
             train_drqn(config, tools, *pools, path, report=lambda p: report(p.episodes, p.total), **said)
-        elif contestant.algorithm == "exact":
-            train_exact(config, tools, *pools, path, report=lambda p: report(p.images, p.total), **said)
         else:
-            train_lookahead(config, tools, *pools, path, report=lambda p: report(p.images, p.total), **said)
+            train_exact(config, tools, *pools, path, report=lambda p: report(p.images, p.total), **said)
         return read_weights(path)[1]
 
     def load(self, contestant: Contestant, seed: int) -> Policy:

@@ -78,8 +78,7 @@ def study(
     """Train agents on equal budgets with several seeds, and compare them on the same suites.
 
     variants: deep recurrent Q-learning and what was added to it since, beside exact values. horizons: episodes of one
-    to six actions. lookahead: what the critic learns from how many images. baselines: the algorithms of
-    Stable-Baselines3. Interrupted, the study goes on where it stopped.
+    to six actions. baselines: the algorithms of Stable-Baselines3. Interrupted, the study goes on where it stopped.
     """
     where = find_device(device)
     keep_freed_memory()

@@ -20,7 +20,7 @@ from restoration_env.agents.policies import FixedChain
 from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
 from restoration_env.files import read_weights
 from restoration_env.toolbox import Tool, Toolbox
-from restoration_env.tools.networks import GateUNet, ToolNetwork
+from restoration_env.tools.networks import GateUNet, ToolNetwork, begin_gently, restorer
 
 # Multiply-adds per pixel of the agent "toolchain-modern" and its tools, mean of the three severities.
 MEAN_TOOLCHAIN = 121_400
@@ -33,14 +33,6 @@ def _conv(inputs: int, outputs: int, *, bias: bool = True) -> nn.Conv2d:
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return conv
-
-
-def _begin_gently(head: nn.Conv2d, tail: nn.Conv2d) -> None:
-    """Begin as the identity that looks at contrast only, as the tools do (restoration_env.tools.training)."""
-    for parameter in tail.parameters():
-        nn.init.zeros_(parameter)
-    with torch.no_grad():
-        head.weight.sub_(head.weight.mean(dim=(2, 3), keepdim=True))
 
 
 class ConvolutionStack(ToolNetwork):
@@ -65,7 +57,7 @@ class ConvolutionStack(ToolNetwork):
             inner += [_conv(width, width, bias=not normalise), *norm, nn.ReLU(inplace=True)]
         self.inner = nn.Sequential(*inner)
         self.tail = _conv(width, 3)
-        _begin_gently(self.head, self.tail)
+        begin_gently(self)
         self.cost = 9 * (6 * width + (layers - 2) * width**2)
         self.halo = layers
 
@@ -92,7 +84,7 @@ class ResidualStack(ToolNetwork):
         self.tail = _conv(width, 3)
         for conv in self.second:
             nn.init.zeros_(conv.get_parameter("weight"))  # begin as the identity
-        _begin_gently(self.head, self.tail)
+        begin_gently(self)
         self.cost = 9 * (6 * width + 2 * blocks * width**2)
         self.halo = 2 + 2 * blocks
 
@@ -110,17 +102,11 @@ def equal_multiply_adds(multiply_adds: float = MEAN_TOOLCHAIN) -> GateUNet:
     Raises:
         InvalidArgument: for fewer multiply-adds than the narrowest of these networks has.
     """
-    check_at_least(_gated(4).cost, multiply_adds=multiply_adds)
+    check_at_least(restorer(4).cost, multiply_adds=multiply_adds)
     width = 4
-    while abs(_gated(width + 4).cost - multiply_adds) <= abs(_gated(width).cost - multiply_adds):
+    while abs(restorer(width + 4).cost - multiply_adds) <= abs(restorer(width).cost - multiply_adds):
         width += 4
-    return _gated(width)
-
-
-def _gated(width: int) -> GateUNet:
-    network = GateUNet(width, 2 * width, (2, 6, 3))
-    _begin_gently(network.head, network.tail)
-    return network
+    return restorer(width)
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,24 @@ def before_and_after(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def captured_table(result: dict[str, Any]) -> str:
+    """How much of the exhaustive oracle's gain each agent has, as Markdown."""
+    suites = result["suites"]
+    lines = [
+        f"| gain in dB, of the oracle's, images made worse | {' | '.join(suites)} |",
+        "|---" * (1 + len(suites)) + "|",
+    ]
+    for rows in zip(*(suite["rows"] for suite in suites.values()), strict=True):
+        cells = (f"{row['gain']:+.2f}, {_captured(row):.1%}, {row['harmed']:.1%}" for row in rows)
+        lines.append(f"| {rows[0]['policy']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _captured(row: Mapping[str, Any]) -> float:
+    """The share of its oracle's gain that a policy has; regret is the rest."""
+    return float(row["gain"] / (row["gain"] + row["regret"]))
+
+
 def harm_table(result: dict[str, Any]) -> str:
     """Gain and harm of each policy on the suites there are, as Markdown."""
     suites = result["suites"]
@@ -276,6 +294,7 @@ _TABLES: dict[str, Callable[[], str]] = {
             ("joint_study", joint_study_table),
             ("ablations", ablation_tables),
             ("ceilings", ceilings_table),
+            ("exhaustive", captured_table),
             ("single_distortions", harm_table),
             ("chains_gains", tools_table),
             ("segmenter", segmenter_table),

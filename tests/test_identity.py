@@ -87,11 +87,12 @@ def test_exact_values(folder: Path) -> None:
 
 
 def test_lookahead(folder: Path) -> None:
-    config = LookaheadConfig(episodes=240, max_steps=MAX_STEPS, severity=SEVERITY)
-    toolbox, pool, run = checks(), load_images(folder, "train"), _Run(config, checks(), "cpu")
+    rates = {"learning_rate": 3e-3, "muon_rate": 0.01, "averaging": 0.9}
+    config = LookaheadConfig(episodes=11_200, batch=16, critic_width=16, max_steps=MAX_STEPS, **rates)
+    toolbox, pool, run = checks(), load_images(folder, "train"), _Run(config, checks(), "cpu", "float32")
     while run.images < config.episodes:
         keys = torch.arange(config.batch) + run.images
         run.step(*damaged_patches(pool, keys, recipe(SEVERITY), SIZE))
-    run.average.patch_size = SIZE
-    agent = run.agent()
+    agent = run.agent({SEVERITY: damaged_patches(pool, torch.arange(8), recipe(SEVERITY), SIZE)})
+    agent.network.patch_size = SIZE
     assert agent.toolbox.names == toolbox.names and share(agent, folder) >= 0.9

@@ -11,10 +11,12 @@ from restoration_env.cli import main
 assert tiny
 
 AGENT = ["train", "agent", "--toolbox", "tiny", "--device", "cpu", "--severity", "noise", "--evaluate-every", "50"]
-AGENT += ["--validation-images", "2", "--batch", "8", "--episodes", "64", "--updates", "1", "--max-steps", "2"]
+AGENT += ["--validation-images", "2", "--batch", "8", "--episodes", "64", "--max-steps", "2"]
+LOOKAHEAD = AGENT.copy()
+AGENT += ["--updates", "1"]
 COMMANDS = {
     "drqn": ([*AGENT, "--algo", "drqn"], "drqn", "damaged_patches"),
-    "lookahead": ([*AGENT, "--algo", "lookahead"], "lookahead_training", "damaged_patches"),
+    "lookahead": ([*LOOKAHEAD, "--algo", "lookahead", "--critic-width", "4"], "lookahead_training", "damaged_patches"),
     "exact": ([*AGENT, "--algo", "exact", "--pretraining", "0"], "exact", "damaged_patches"),
     "classifier": (["train", "classifier", "--device", "cpu", "--batch", "4"], "classifier", "labelled_patches"),
 }

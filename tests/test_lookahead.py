@@ -6,7 +6,7 @@ import torch
 from helpers import STOP, TOOLS, tiny
 
 from restoration_env.agents.agent import load_agent
-from restoration_env.agents.critic import OutcomeCritic
+from restoration_env.agents.critic import RestoringCritic
 from restoration_env.agents.drqn import DRQNConfig, train_drqn
 from restoration_env.agents.exact import ExactConfig, train_exact
 from restoration_env.agents.lookahead import LookaheadAgent
@@ -116,17 +116,26 @@ def test_statistics_are_those_of_the_transposed_image_and_see_damage():
     assert bool((grid_statistics(coded)[:, zeros].mean(1) > grid_statistics(clean)[:, zeros].mean(1)).all())
 
 
-def test_a_critic_judges_any_number_of_outcomes():
-    critic = OutcomeCritic().eval()
+def test_a_critic_judges_by_the_distance_to_what_it_takes_for_clean():
+    critic = RestoringCritic(8).eval()
+    critic.unknown.zero_()
     before = torch.randint(0, 256, (2, 3, 63, 63), dtype=torch.uint8)
-    for tools in (1, 5):
-        after = before[:, None].repeat(1, tools, 1, 1, 1)
-        assert critic(critic.see_before(before), critic.see_after(before, after)).shape == (2, tools)
-    assert sum(p.numel() for p in critic.parameters()) == 80_961
+    taken = critic.see_before(before)
+    torch.testing.assert_close(taken, before / 255.0)  # it begins as the identity
+    clean = torch.randint(0, 256, (2, 3, 63, 63), dtype=torch.uint8)
+    after = torch.stack((clean, before, (clean.int() + before.int()).div(2, rounding_mode="floor").to(torch.uint8)), 1)
+    judged = critic(clean / 255.0, critic.see_after(before, after))
+    expected = [
+        psnr(outcome / 255.0, clean / 255.0) - psnr(before / 255.0, clean / 255.0) for outcome in after.unbind(1)
+    ]
+    torch.testing.assert_close(judged.double(), torch.stack(expected, 1).double(), atol=1e-3, rtol=0)
+    critic.unknown.fill_(1.0)  # next to which no difference counts
+    assert bool((critic(clean / 255.0, critic.see_after(before, after)).abs() < 1.0).all())
+    assert sum(p.numel() for p in RestoringCritic().parameters()) == 1_319_532
 
 
 def config(**changes):
-    settings = {"episodes": 24, "batch": 4, "updates": 2, "sample": 4, "max_steps": 2}
+    settings = {"episodes": 24, "batch": 4, "critic_width": 4, "max_steps": 2}
     return LookaheadConfig(**{**settings, "evaluate_every": 2, "validation_images": 2, **changes})
 
 
@@ -171,3 +180,5 @@ def test_agents_of_one_kind_are_no_start_for_the_other(photos, tmp_path):
         train_lookahead(config(start=other), tiny(), *photos, path)
     card = train_lookahead(config(episodes=8, start=path, seed=1), tiny(), *photos, path)
     assert card["images_seen"] == 16
+    with pytest.raises(InvalidArgument, match="start must be a critic of width 8, got one of width 4"):
+        train_lookahead(config(start=path, critic_width=8), tiny(), *photos, other)

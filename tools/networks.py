@@ -157,6 +157,27 @@ class GateUNet(ToolNetwork):
         return F.pixel_shuffle(self.tail(features), 2)[..., :height, :width]
 
 
+def restorer(width: int) -> GateUNet:
+    """A gated U-Net for damage of every kind at once, of so many channels at half resolution, which begins gently."""
+    network = GateUNet(width, 2 * width, (2, 6, 3))
+    begin_gently(network)
+    return network
+
+
+def begin_gently(network: nn.Module) -> None:
+    """Begin as the identity that looks at contrast only, so that early steps wreck nothing.
+
+    The last convolution begins at zero, and the first ones' filters sum to zero, so that the brightness of
+    an image, by far its largest component and of no use to a tool, does not drown the rest.
+    """
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    for parameter in convolutions[-1].parameters():
+        nn.init.zeros_(parameter)
+    with torch.no_grad():
+        first = convolutions[0].weight
+        first -= first.mean(dim=(2, 3), keepdim=True)
+
+
 NETWORKS: dict[str, Callable[[], ToolNetwork]] = {
     "3-layer": ThreeLayer,
     "8-layer": EightLayer,

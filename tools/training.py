@@ -30,7 +30,7 @@ from restoration_env.runs import resumed
 from restoration_env.schedules import cosine
 from restoration_env.toolbox import PRECISIONS
 from restoration_env.tools.catalogue import ToolSpec, load_network, specification, toolbox_specification
-from restoration_env.tools.networks import build_network
+from restoration_env.tools.networks import begin_gently, build_network
 from restoration_env.tools.optimizers import OPTIMIZERS, ToolOptimizer
 from restoration_env.turning import turned
 
@@ -227,20 +227,6 @@ def train_tool(
     return final
 
 
-def _gentle_start(network: nn.Module) -> None:
-    """Begin as the identity that looks at contrast only, so that early steps wreck nothing.
-
-    The last convolution begins at zero, and the first ones' filters sum to zero, so that the brightness of
-    an image, by far its largest component and of no use to a tool, does not drown the rest.
-    """
-    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
-    for parameter in convolutions[-1].parameters():
-        nn.init.zeros_(parameter)
-    with torch.no_grad():
-        first = convolutions[0].weight
-        first -= first.mean(dim=(2, 3), keepdim=True)
-
-
 class _Run:
     """The state of a training run: all that a checkpoint holds."""
 
@@ -259,7 +245,7 @@ class _Run:
             origin = read_weights(here / f"{config.start}.safetensors")[1]
             self.origin = {key: origin.get(key) for key in ("name", "sha256", "command", "commit", "seconds")}
         else:
-            _gentle_start(network)
+            begin_gently(network)
         self.network = network.requires_grad_(True).to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         decay = torch.optim.swa_utils.get_ema_multi_avg_fn(config.averaging)
         self.average = torch.optim.swa_utils.AveragedModel(self.network, multi_avg_fn=decay)
