@@ -28,7 +28,7 @@ class RestoringCritic(nn.Module):
 
     Attributes:
         restorer: float (N, 3, H, W) in [0, 1], damaged, to the same shape.
-        unknown: the mean squared error of the restorer on held-out damage: what no outcome can be told to be below.
+        unknown: the squared error of the restorer on held-out damage, mean in dB: no outcome is told to have less.
     """
 
     kind = "critic"

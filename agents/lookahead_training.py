@@ -231,8 +231,8 @@ class _Run:
     def agent(self, held_out: Mapping[str, tuple[Tensor, Tensor]]) -> LookaheadAgent:
         """The agent of the averaged weights; what its critic cannot know is measured on held-out images."""
         critic = self._averaged()
-        errors = [(self._made(damaged) - clean).square().mean() for clean, damaged in held_out.values()]
-        critic.unknown.copy_(torch.stack(errors).mean())
+        errors = [(self._made(damaged) - clean).square().mean((1, 2, 3)) for clean, damaged in held_out.values()]
+        critic.unknown.copy_((torch.cat(errors) + ENOUGH).log().mean().exp())
         agent = LookaheadAgent(critic.requires_grad_(False), self.toolbox, self.config.max_steps)
         agent.width = self.config.width
         return agent
