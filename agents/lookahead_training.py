@@ -28,7 +28,7 @@ from restoration_env.runs import resumed
 from restoration_env.schedules import cosine
 from restoration_env.toolbox import Toolbox
 from restoration_env.tools.optimizers import OPTIMIZERS, ToolOptimizer
-from restoration_env.tools.training import ENOUGH
+from restoration_env.tools.training import ENOUGH, backward
 
 _FIRST_KEY = 1 << 46  # of the training patches, so that no other training draws the same
 _PART = 32  # images at once, on a processor
@@ -196,16 +196,9 @@ class _Run:
 
     def step(self, clean: Tensor, damaged: Tensor) -> float:
         """One step; returns the loss, the negative mean PSNR in dB."""
-        value = 0.0
         self.optimizer.zero_grad()
-        size = _PART if self.device.type == "cpu" else len(clean)
-        for some, worse in zip(clean.split(size), damaged.split(size), strict=True):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-                made = self.critic.restorer(worse.contiguous(memory_format=torch.channels_last))
-            error = (made.float() - some).square().mean((1, 2, 3))
-            loss = 10.0 * torch.log10(error + ENOUGH).sum() / len(clean)
-            loss.backward()
-            value += loss.item()
+        part = _PART if self.device.type == "cpu" else len(clean)
+        value = backward(self.critic.restorer, clean, damaged, part, self.precision)
         if math.isfinite(value):
             torch.nn.utils.clip_grad_norm_(self.critic.restorer.parameters(), 20.0)
             self.optimizer.step(cosine(self.images, self.config.episodes, warmup=100 * self.config.batch))

@@ -31,7 +31,7 @@ from restoration_env.runs import resumed
 from restoration_env.schedules import cosine
 from restoration_env.toolbox import PRECISIONS
 from restoration_env.tools.optimizers import OPTIMIZERS, ToolOptimizer
-from restoration_env.tools.training import ENOUGH, Progress, mean_gain
+from restoration_env.tools.training import Progress, backward, mean_gain
 
 STILL = 0.02  # dB: what counts as no movement of the validation PSNR
 _LATER = 0.4  # of the learning rate: the peak in the rounds that are added
@@ -262,15 +262,8 @@ class _Run:
 
     def step(self, clean: Tensor, damaged: Tensor) -> float:
         """One optimiser step; returns the loss, the negative mean PSNR in dB."""
-        value = 0.0
         self.optimizer.zero_grad()
-        for some, worse in zip(clean.split(self.part), damaged.split(self.part), strict=True):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-                restored = self.network(worse.contiguous(memory_format=torch.channels_last))
-            error = (restored.float() - some).square().mean(dim=(1, 2, 3))
-            loss = 10.0 * torch.log10(error + ENOUGH).sum() / len(clean)
-            value += loss.item()
-            loss.backward()
+        value = backward(self.network, clean, damaged, self.part, self.config.precision)
         if math.isfinite(value):
             nn.utils.clip_grad_norm_(self.network.parameters(), 20.0)
             self.optimizer.step(self.rate())
