@@ -195,7 +195,7 @@ def train_classifier(
             accuracy = None
             if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:
                 accuracy = run.judge(*held_out)
-            stepped()
+            stepped(loss)
             report(ClassifierProgress(run.iteration, config.iterations, loss, accuracy))
     facts = {
         "bands": bands(),

@@ -169,8 +169,8 @@ def train_drqn(
             judged = None
             if (run.episodes // config.batch) % config.evaluate_every == 0 or run.episodes >= config.episodes:
                 judged = run.judge(*held_out)
-            stepped()
             loss = sum(losses) / len(losses) if losses else 0.0
+            stepped(loss)
             report(DRQNProgress(run.episodes, config.episodes, run.epsilon(), loss, gain, judged))
     facts = {
         "training": {**asdict(config), "episodes_done": run.episodes, "updates_done": run.updates},

@@ -156,7 +156,7 @@ def train_exact(
             loss = run.step(*damaged_patches(train, keys, damage, size, device=device))
             due = learner.images >= config.episodes or (learner.images // config.batch) % config.evaluate_every == 0
             judged = run.judge(held_out) if due else None
-            stepped()
+            stepped(loss)
             report(ExactProgress(learner.images, config.episodes, loss, judged))
     facts = {**run.facts(), **(card or {})}
     save_agent(path, run.finished(), facts)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from restoration_env.agents.network import UNIT, State, ToolchainNetwork
 from restoration_env.agents.replay import EpisodeReplay
-from restoration_env.errors import UnknownName
+from restoration_env.errors import TrainingDiverged, UnknownName
 from restoration_env.metrics import psnr
 from restoration_env.pixels import eight_bit
 from restoration_env.toolbox import Toolbox
@@ -62,7 +62,12 @@ def near_choice(q: Tensor, explore: float, temperature: float, generator: torch.
 
     ``temperature`` is in the units of ``q``. A twentieth of the drawn ones are uniform, so that no tool starves. What
     is of no value at all, minus infinity, is never taken.
+
+    Raises:
+        TrainingDiverged: if a value is no number.
     """
+    if q.isnan().any():
+        raise TrainingDiverged("training diverged: a Q value is no number")
     greedy, possible = q.argmax(1), torch.isfinite(q)
     chances = 0.95 * torch.softmax(q / temperature, 1) + 0.05 * possible / possible.sum(1, keepdim=True)
     drawn = torch.multinomial(chances.cpu(), 1, generator=generator)[:, 0].to(q.device)

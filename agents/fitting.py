@@ -142,7 +142,7 @@ def train_fit(
             loss = run.step()
             due = run.iteration == config.iterations or run.iteration % config.evaluate_every == 0
             judged = run.judge(held_out) if due else None
-            stepped()
+            stepped(loss)
             report(FitProgress(run.iteration, config.iterations, loss, judged))
     facts = {**run.facts(), **(card or {})}
     save_agent(path, run.finished(), facts)

@@ -327,7 +327,7 @@ def train_joint(
             judged = None
             if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:
                 judged = run.judge(held_out)
-            stepped()
+            stepped(agent_loss)
             report(JointProgress(run.iteration, config.iterations, gain, agent_loss, judged))
     return _write(run, folder, cards or {}, card or {})
 

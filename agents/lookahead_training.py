@@ -6,11 +6,10 @@ how near a tool's outcome comes to that is for the agent to see when it decides.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,18 +19,16 @@ from restoration_env.agents.critic import RestoringCritic
 from restoration_env.agents.lookahead import LookaheadAgent
 from restoration_env.agents.validation import mean_gains, validation_batches
 from restoration_env.distortions import recipe
-from restoration_env.errors import InvalidArgument, TrainingDiverged, UnknownName, check_at_least
-from restoration_env.files import check_same_configuration, read_weights
+from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
+from restoration_env.files import read_weights
 from restoration_env.images import ImagePool, damaged_patches
-from restoration_env.metrics import psnr
 from restoration_env.runs import resumed
 from restoration_env.schedules import cosine
 from restoration_env.toolbox import Toolbox
-from restoration_env.tools.optimizers import OPTIMIZERS, ToolOptimizer
-from restoration_env.tools.training import ENOUGH, backward
+from restoration_env.tools.optimizers import OPTIMIZERS
+from restoration_env.tools.restoring import ENOUGH, RestoringRun, mean_gain
 
 _FIRST_KEY = 1 << 46  # of the training patches, so that no other training draws the same
-_PART = 32  # images at once, on a processor
 
 
 @dataclass(frozen=True)
@@ -134,15 +131,13 @@ def train_lookahead(
     with resumed(run, checkpoint, checkpoint_seconds) as stepped:
         while run.images < config.episodes:
             keys = torch.arange(config.batch) + (config.seed << 32) + _FIRST_KEY + run.images
-            loss = run.step(*damaged_patches(train, keys, damage, size, device=device, turns=True))
-            if not math.isfinite(loss):
-                message = f"the critic diverged after {run.images} images (loss {loss})"
-                raise TrainingDiverged(f"{message}; the last good checkpoint is kept in {checkpoint}")
+            share = cosine(run.images, config.episodes, warmup=100 * config.batch)
+            loss = run.descend(*damaged_patches(train, keys, damage, size, device=device, turns=True), share)
             judged = None
-            if run.images >= config.episodes or (run.images // config.batch) % config.evaluate_every == 0:
-                judged = run.judge(held_out)
-                run.history.append({"images": run.images, **{name: round(gain, 4) for name, gain in judged.items()}})
-            stepped()
+            if run.images >= config.episodes or run.iteration % config.evaluate_every == 0:
+                judged = {name: mean_gain(run.average.module, *batch) for name, batch in held_out.items()}
+                run.judge(sum(judged.values()) / len(judged))
+            stepped(loss)
             report(LookaheadProgress(run.images, config.episodes, loss, judged))
     agent = run.agent(held_out)
     gains = mean_gains(agent, held_out)
@@ -162,24 +157,21 @@ def train_lookahead(
     return facts
 
 
-class _Run:
-    """The state of a training run."""
+class _Run(RestoringRun):
+    """The state of a training run of a critic's network."""
 
     def __init__(self, config: LookaheadConfig, toolbox: Toolbox, device: torch.device | str, precision: str) -> None:
-        self.config, self.toolbox, self.device, self.precision = config, toolbox, torch.device(device), precision
+        self.config, self.toolbox = config, toolbox
         torch.manual_seed(config.seed)
-        self.critic, self.seen_before, self.seconds = RestoringCritic(config.critic_width), 0, 0.0
+        self.critic, self.seen_before, seconds = RestoringCritic(config.critic_width), 0, 0.0
         self.origin: dict[str, Any] | None = None
         if config.start:
-            self._start_from(config.start)
-        self.critic.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        decay = torch.optim.swa_utils.get_ema_multi_avg_fn(config.averaging)
-        self.average = torch.optim.swa_utils.AveragedModel(self.critic, multi_avg_fn=decay).eval()
-        rates = config.learning_rate, config.muon_rate
-        self.optimizer = ToolOptimizer(self.critic.restorer, config.optimizer, *rates, weight_decay=1e-4)
-        self.images, self.history = 0, list[dict[str, float]]()
+            seconds = self._start_from(config.start)
+        identity = {**asdict(config), "precision": precision, "tools": ", ".join(toolbox.names)}
+        super().__init__(self.critic.restorer, config, identity, device, precision)
+        self.seconds = seconds
 
-    def _start_from(self, start: str) -> None:
+    def _start_from(self, start: str) -> float:
         tensors, card = read_weights(WEIGHTS / f"{start}.safetensors" if start in agent_names() else start)
         if card.get("network") == "equal-multiply-adds":
             tensors = {"unknown": self.critic.unknown, **{f"restorer.{name}": value for name, value in tensors.items()}}
@@ -192,59 +184,23 @@ class _Run:
         self.critic.load_state_dict({name: value.float() for name, value in tensors.items()})
         self.origin = {key: card.get(key) for key in ("name", "sha256", "command", "commit", "seconds")}
         self.seen_before = card.get("images_seen", card.get("patches_seen", 0))
-        self.seconds = card.get("seconds", 0.0)
+        return card.get("seconds", 0.0)
 
-    def step(self, clean: Tensor, damaged: Tensor) -> float:
-        """One step; returns the loss, the negative mean PSNR in dB."""
-        self.optimizer.zero_grad()
-        part = _PART if self.device.type == "cpu" else len(clean)
-        value = backward(self.critic.restorer, clean, damaged, part, self.precision)
-        if math.isfinite(value):
-            torch.nn.utils.clip_grad_norm_(self.critic.restorer.parameters(), 20.0)
-            self.optimizer.step(cosine(self.images, self.config.episodes, warmup=100 * self.config.batch))
-            self.average.update_parameters(self.critic)
-        self.images += len(clean)
-        return value
-
-    @torch.no_grad()
-    def judge(self, held_out: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
-        """The mean gain in dB of what the averaged critic makes of held-out images itself."""
-        return {
-            name: (psnr(self._made(worse), clean) - psnr(worse, clean)).mean().item()
-            for name, (clean, worse) in held_out.items()
-        }
-
-    def _made(self, damaged: Tensor) -> Tensor:
-        return torch.cat([self._averaged().restorer(part).clamp(0.0, 1.0) for part in damaged.split(_PART)])
-
-    def _averaged(self) -> RestoringCritic:
-        return cast(RestoringCritic, self.average.module)
+    @property
+    def images(self) -> int:
+        """Images seen, without those of the weights it started from."""
+        return self.iteration * self.config.batch
 
     @torch.no_grad()
     def agent(self, held_out: Mapping[str, tuple[Tensor, Tensor]]) -> LookaheadAgent:
-        """The agent of the averaged weights; what its critic cannot know is measured on held-out images."""
-        critic = self._averaged()
-        errors = [(self._made(damaged) - clean).square().mean((1, 2, 3)) for clean, damaged in held_out.values()]
+        """The agent of the best weights; what its critic cannot know is measured on held-out images."""
+        critic = RestoringCritic(self.config.critic_width).to(self.device).eval()
+        critic.restorer.load_state_dict(self.best)
+        errors = []
+        for clean, damaged in held_out.values():
+            made = torch.cat([critic.restorer(part).clamp(0.0, 1.0) for part in damaged.split(32)])
+            errors.append((made - clean).square().mean((1, 2, 3)))
         critic.unknown.copy_((torch.cat(errors) + ENOUGH).log().mean().exp())
         agent = LookaheadAgent(critic.requires_grad_(False), self.toolbox, self.config.max_steps)
         agent.width = self.config.width
         return agent
-
-    def state(self) -> dict[str, Any]:
-        """All that `restore` needs."""
-        return {
-            "config": self._identity(),
-            **{name: getattr(self, name).state_dict() for name in ("critic", "average", "optimizer")},
-            **{name: getattr(self, name) for name in ("images", "seconds", "history")},
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint of the same configuration and tools; another one is refused."""
-        check_same_configuration(state["config"], self._identity())
-        for name in ("critic", "average", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-        for name in ("images", "seconds", "history"):
-            setattr(self, name, state[name])
-
-    def _identity(self) -> dict[str, Any]:
-        return {**asdict(self.config), "precision": self.precision, "tools": ", ".join(self.toolbox.names)}

@@ -23,8 +23,9 @@ from restoration_env.agents.validation import mean_gains, validation_batches
 from restoration_env.files import check_same_configuration, read_weights
 from restoration_env.images import ImagePool
 from restoration_env.tools.catalogue import CATALOGUE, NAMES, cnn_toolbox
+from restoration_env.tools.restoring import mean_gain
 from restoration_env.tools.together import first_tools
-from restoration_env.tools.training import TrainingConfig, mean_gain, validation_patches
+from restoration_env.tools.training import TrainingConfig, validation_patches
 
 SIDE = 63
 TOOLBOX, AGENT = "cnn12", "toolchain"

@@ -21,7 +21,8 @@ from restoration_env.files import read_weights
 from restoration_env.images import ImagePool
 from restoration_env.tools.catalogue import CATALOGUE, NAMES, WEIGHTS, cnn_toolbox
 from restoration_env.tools.lessons import lessons_done
-from restoration_env.tools.training import TrainingConfig, mean_gain, train_tool, validation_patches
+from restoration_env.tools.restoring import mean_gain
+from restoration_env.tools.training import TrainingConfig, train_tool, validation_patches
 
 SIDE = 63
 Tell = Callable[[str], None]

@@ -1,6 +1,6 @@
 """How a single network is trained for the comparison: damage of every kind in, the clean patch out.
 
-The recipe is that of the tools (restoration_env.tools.training): AdamW or Muon with a warm-up and a cosine schedule,
+The recipe is that of the tools (restoration_env.tools.restoring): AdamW or Muon with a warm-up and a cosine schedule,
 the mean PSNR as the objective, weight averaging. The images are those of joint training: its patches, its damage, its
 validation. So a network can lose to a toolchain only by what it is.
 
@@ -12,30 +12,29 @@ budget), with new patches and a smaller step. The card says which of the two hel
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from restoration_env.agents.validation import validation_batches
 from restoration_env.benchmarks.networks import NETWORKS, build_network
 from restoration_env.distortions import recipe
-from restoration_env.errors import InvalidArgument, TrainingDiverged, UnknownName, check_at_least
-from restoration_env.files import check_same_configuration, read_weights, save_weights
+from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
+from restoration_env.files import read_weights, save_weights
 from restoration_env.images import ImagePool, damaged_patches
 from restoration_env.runs import resumed
 from restoration_env.schedules import cosine
 from restoration_env.toolbox import PRECISIONS
-from restoration_env.tools.optimizers import OPTIMIZERS, ToolOptimizer
-from restoration_env.tools.training import Progress, backward, mean_gain
+from restoration_env.tools.optimizers import OPTIMIZERS
+from restoration_env.tools.restoring import RestoringRun, mean_gain
+from restoration_env.tools.training import Progress
 
 STILL = 0.02  # dB: what counts as no movement of the validation PSNR
 _LATER = 0.4  # of the learning rate: the peak in the rounds that are added
-_PART = 32  # images at once, on a processor
 _FIRST_KEY = 1 << 37  # of the training patches, so that no other training draws the same
 
 
@@ -183,17 +182,16 @@ def train_single(
     )  # all batches are of one shape
     with fastest, resumed(run, checkpoint, checkpoint_seconds) as stepped:
         if start is not None and not run.history:
-            run.judge(clean, damaged)  # training on must not end with less
+            run.judge(mean_gain(run.average.module, clean, damaged))  # training on must not end with less
 
         while not run.ended():
-            loss = run.step(*training_patches(train, config, run.patches_seen, device=device))
-            if not math.isfinite(loss):
-                message = f"{config.network} diverged at iteration {run.iteration} (loss {loss})"
-                raise TrainingDiverged(f"{message}; the last good checkpoint is kept in {checkpoint}")
+            batch = training_patches(train, config, run.patches_seen, device=device)
+            loss = run.descend(*batch, run.rate())
             gain = None
             if run.iteration % config.evaluate_every == 0 or run.iteration in config.ends():
-                gain = run.judge(clean, damaged)
-            stepped()
+                gain = mean_gain(run.average.module, clean, damaged)
+                run.judge(gain)
+            stepped(loss)
             report(Progress(run.iteration, run.budget(), loss, gain))
     final = {**run.card(), "device": str(device), **(card or {})}
     save_weights(folder / f"{config.network}.safetensors", run.best, final)
@@ -201,14 +199,14 @@ def train_single(
     return final
 
 
-class _Run:
-    """The state of a training run: all that a checkpoint holds."""
+class _Run(RestoringRun):
+    """The state of a training run of a single network."""
 
     def __init__(self, config: SingleConfig, start: str | Path | None, device: torch.device | str) -> None:
-        self.config, self.device = config, torch.device(device)
+        self.config = config
         torch.manual_seed(config.seed)
         network = build_network(config.network, config.multiply_adds)
-        self.multiply_adds, self.patches_before, self.seconds = network.cost, 0, 0.0
+        self.multiply_adds, self.patches_before, seconds = network.cost, 0, 0.0
         self.origin: dict[str, Any] | None = None
         if start is not None:
             tensors, origin = read_weights(start)
@@ -217,26 +215,15 @@ class _Run:
                 raise InvalidArgument("start", f"weights of {config.network} of {network.cost} multiply-adds", start)
             network.load_state_dict(tensors)
             self.origin = {key: origin.get(key) for key in ("sha256", "command", "commit", "patches_seen", "seconds")}
-            self.patches_before, self.seconds = origin["patches_seen"], origin["seconds"]
-        self.network: nn.Module = network.train().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        # A processor computes few images at a time faster; batch normalisation must see all of them together.
-        normalised = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-        self.part = _PART if self.device.type == "cpu" and not normalised else config.batch
-        decay = torch.optim.swa_utils.get_ema_multi_avg_fn(config.averaging)
-        # The running means of batch normalisation belong to the weights they were seen with: averaged like them.
-        self.average = torch.optim.swa_utils.AveragedModel(self.network, multi_avg_fn=decay, use_buffers=True).eval()
-        rates = config.learning_rate, config.muon_rate
-        self.optimizer = ToolOptimizer(self.network, config.optimizer, *rates, weight_decay=1e-4)
-        self.iteration, self.history = 0, list[tuple[int, float]]()
-        self.best_gain, self.best = -math.inf, self._averaged()
+            self.patches_before, seconds = origin["patches_seen"], origin["seconds"]
+        identity = {**asdict(config), "start": self.origin and self.origin["sha256"]}
+        super().__init__(network, config, identity, device, config.precision)
+        self.seconds = seconds
 
     @property
     def patches_seen(self) -> int:
         """Training patches so far, with those of the weights it started from."""
         return self.patches_before + self.iteration * self.config.batch
-
-    def _averaged(self) -> dict[str, Tensor]:
-        return {name: value.detach().clone() for name, value in self.average.module.state_dict().items()}
 
     def budget(self) -> int:
         """The iteration at which the current round ends."""
@@ -259,51 +246,6 @@ class _Run:
         number = next(n for n, end in enumerate(ends[1:]) if self.iteration < end)
         length, done = ends[number + 1] - ends[number], self.iteration - ends[number]
         return (_LATER if number else 1.0) * cosine(done, length, warmup=200)
-
-    def step(self, clean: Tensor, damaged: Tensor) -> float:
-        """One optimiser step; returns the loss, the negative mean PSNR in dB."""
-        self.optimizer.zero_grad()
-        value = backward(self.network, clean, damaged, self.part, self.config.precision)
-        if math.isfinite(value):
-            nn.utils.clip_grad_norm_(self.network.parameters(), 20.0)
-            self.optimizer.step(self.rate())
-            self.average.update_parameters(self.network)
-        self.iteration += 1
-        return value
-
-    def judge(self, clean: Tensor, damaged: Tensor) -> float:
-        """The gain in dB of the averaged weights, which are kept if they are the best so far."""
-        gain = mean_gain(self.average.module, clean, damaged)
-        self.history.append((self.iteration, round(gain, 4)))
-        if gain > self.best_gain:
-            self.best_gain, self.best = gain, self._averaged()
-        return gain
-
-    def configuration(self) -> dict[str, Any]:
-        """What a checkpoint must agree on: the settings and the weights it started from."""
-        return {**asdict(self.config), "start": self.origin and self.origin["sha256"]}
-
-    def state(self) -> dict[str, Any]:
-        """All that `restore` needs."""
-        return {
-            "config": self.configuration(),
-            "network": self.network.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "best": self.best,
-            "best_gain": self.best_gain,
-            "history": self.history,
-            "iteration": self.iteration,
-            "seconds": self.seconds,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint of the same configuration; another one is refused."""
-        check_same_configuration(state["config"], self.configuration())
-        for name in ("network", "average", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-        self.best, self.best_gain, self.history = state["best"], state["best_gain"], state["history"]
-        self.iteration, self.seconds = state["iteration"], state["seconds"]
 
     def card(self) -> dict[str, Any]:
         """The card of the best weights."""

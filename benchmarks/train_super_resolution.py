@@ -28,7 +28,7 @@ from restoration_env.benchmarks.super_resolution_data import Pairs, training_pat
 from restoration_env.benchmarks.super_resolution_losses import CROP, LOSSES
 from restoration_env.benchmarks.super_resolvers import SuperResolver, build_resolver, specification
 from restoration_env.benchmarks.train_single import converged
-from restoration_env.errors import InvalidArgument, TrainingDiverged, UnknownName, check_at_least
+from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
 from restoration_env.files import check_same_configuration, save_weights
 from restoration_env.metrics import psnr
 from restoration_env.resizing import SCALE
@@ -154,11 +154,8 @@ def train_resolver(
         while run.share() < 1.0:
             pair = training_patches(train, config.batch, config.side, run.iteration, seed=config.seed, device=device)
             loss = run.step(*pair)
-            if not math.isfinite(loss):
-                message = f"{config.network} diverged at iteration {run.iteration} (loss {loss})"
-                raise TrainingDiverged(f"{message}; the last good checkpoint is kept in {checkpoint}")
             value = run.judge(large, small) if run.due() else None
-            stepped()
+            stepped(loss)
             report(ResolverProgress(run.spent(), run.budget, run.stage(), loss, value))
         if run.due():  # the seconds of the last step are counted after it
             run.judge(large, small)

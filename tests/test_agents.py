@@ -11,7 +11,8 @@ from restoration_env.agents.network import NETWORKS, ToolchainNetwork, _pad_same
 from restoration_env.agents.policies import FixedChain, RandomPolicy, StopAtOnce, restore_batch
 from restoration_env.agents.replay import EpisodeBatch, EpisodeReplay
 from restoration_env.episodes import Episodes
-from restoration_env.errors import InvalidArgument, UnknownName
+from restoration_env.errors import InvalidArgument, TrainingDiverged, UnknownName
+from restoration_env.files import load_checkpoint
 from restoration_env.images import load_images
 from restoration_env.toolbox import Tool, Toolbox
 from restoration_env.tools.catalogue import NAMES
@@ -114,6 +115,16 @@ def test_training_solves_a_toolbox_with_one_right_tool_per_image():
 def _small(**changes):
     settings = {"episodes": 24, "batch": 8, "warmup": 8, "updates": 1, "sample": 4, "replay": 16}
     return DRQNConfig(**{**settings, "evaluate_every": 2, "validation_images": 8, **changes})
+
+
+def test_training_that_diverges_stops_and_keeps_what_was_good(tmp_path):
+    photos = load_images("bundled", "train"), load_images("bundled", "validation")
+    path, seen = tmp_path / "a.safetensors", list[int]()
+    config, report = _small(episodes=400, learning_rate=1e25), lambda progress: seen.append(progress.episodes)
+    with pytest.raises(TrainingDiverged, match="a diverged: the loss is .*; the last good checkpoint is kept in"):
+        train_drqn(config, _toy_toolbox(), *photos, path, checkpoint_seconds=0.0, report=report)
+    kept = load_checkpoint(path.with_suffix(".checkpoint"))
+    assert 0 < seen[-1] < 400 and not path.exists() and kept["episodes"] == seen[-1]
 
 
 def test_training_writes_an_agent_and_resumes_after_a_kill(tmp_path):

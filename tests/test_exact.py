@@ -14,7 +14,8 @@ from restoration_env.agents.pretraining import pretrain, strengths
 from restoration_env.agents.validation import mean_gains, validation_batches
 from restoration_env.distortions import recipe
 from restoration_env.episodes import Episodes
-from restoration_env.errors import InvalidArgument, UnknownName
+from restoration_env.errors import InvalidArgument, TrainingDiverged, UnknownName
+from restoration_env.files import load_checkpoint
 from restoration_env.images import load_images
 from restoration_env.metrics import psnr
 from restoration_env.toolbox import Tool, Toolbox
@@ -53,6 +54,15 @@ def test_earlier_steps_add_the_best_that_the_target_expects():
     reward = (psnr(tiny()["brighten"](damaged), clean) - psnr(damaged, clean)).item()
     assert stored.values[0, 0, 0].item() == pytest.approx(reward + 0.95 * 3.0, abs=1e-4)
     assert values.images == 1
+
+
+def test_training_that_diverges_stops_and_keeps_what_was_good(photos, tmp_path):
+    path, seen = tmp_path / "a.safetensors", list[int]()
+    wild, report = config(episodes=400, learning_rate=1e25), lambda progress: seen.append(progress.images)
+    with pytest.raises(TrainingDiverged, match="diverged: .*; the last good checkpoint is kept in"):
+        train_exact(wild, tiny(), *photos, path, checkpoint_seconds=0.0, report=report)
+    assert 0 < seen[-1] < 400 and not path.exists()
+    assert all(value.isfinite().all() for value in load_checkpoint(path.with_suffix(".checkpoint"))["best"].values())
 
 
 @pytest.mark.parametrize("steps", [2, 3])

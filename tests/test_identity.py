@@ -19,6 +19,8 @@ from restoration_env.distortions import recipe
 from restoration_env.episodes import Episodes
 from restoration_env.images import damaged_patches, load_images
 from restoration_env.metrics import psnr
+from restoration_env.schedules import cosine
+from restoration_env.tools.restoring import mean_gain
 
 SIZE, MAX_STEPS, SEVERITY = 20, 2, "noise"
 STEPS = {"dqn": 2_000, "qrdqn": 2_000, "a2c": 14_000, "ppo": 6_000, "maskable-ppo": 6_000, "recurrent-ppo": 6_000}
@@ -92,7 +94,10 @@ def test_lookahead(folder: Path) -> None:
     toolbox, pool, run = checks(), load_images(folder, "train"), _Run(config, checks(), "cpu", "float32")
     while run.images < config.episodes:
         keys = torch.arange(config.batch) + run.images
-        run.step(*damaged_patches(pool, keys, recipe(SEVERITY), SIZE))
-    agent = run.agent({SEVERITY: damaged_patches(pool, torch.arange(8), recipe(SEVERITY), SIZE)})
+        rate = cosine(run.images, config.episodes, warmup=1_600)
+        run.descend(*damaged_patches(pool, keys, recipe(SEVERITY), SIZE), rate)
+    some = damaged_patches(pool, torch.arange(8), recipe(SEVERITY), SIZE)
+    run.judge(mean_gain(run.average.module, *some))
+    agent = run.agent({SEVERITY: some})
     agent.network.patch_size = SIZE
     assert agent.toolbox.names == toolbox.names and share(agent, folder) >= 0.9

@@ -1,5 +1,7 @@
 """A run that was stopped goes on where it was; what diverged leaves the last good checkpoint."""
 
+import math
+
 import pytest
 
 from restoration_env.errors import TrainingDiverged
@@ -64,6 +66,21 @@ def test_a_checkpoint_is_written_when_due_and_stays_when_training_diverges(tmp_p
     go(path, 4, every=0.0)
     before = load_checkpoint(path)
     assert before["steps"] == 4
-    with pytest.raises(TrainingDiverged):
+    with pytest.raises(TrainingDiverged, match="no number; the last good checkpoint is kept in .*a.checkpoint"):
         go(path, 3, TrainingDiverged("no number"))
     assert load_checkpoint(path) == before
+    with pytest.raises(TrainingDiverged, match="no number; no checkpoint was due yet"):
+        go(tmp_path / "b.checkpoint", 3, TrainingDiverged("no number"))
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_step_whose_loss_is_no_number_is_the_last_and_never_saved(loss, tmp_path):
+    path, run = tmp_path / "a.checkpoint", Counting()
+    with (
+        pytest.raises(TrainingDiverged, match=f"a diverged: the loss is 1, {loss}; the last good"),
+        resumed(run, path, 0.0) as stepped,
+    ):
+        for losses in ((), (2.0,), (1.0, loss), (1.0,)):
+            run.steps += 1
+            stepped(*losses)
+    assert run.steps == 3 and load_checkpoint(path)["steps"] == 2

@@ -34,8 +34,8 @@ from restoration_env.schedules import cosine
 from restoration_env.toolbox import Toolbox
 from restoration_env.tools.catalogue import CATALOGUE, NAMES
 from restoration_env.tools.optimizers import OPTIMIZERS
+from restoration_env.tools.restoring import ENOUGH
 from restoration_env.tools.together import ToolsTogether, copied
-from restoration_env.tools.training import ENOUGH
 
 _SIZE = 63
 

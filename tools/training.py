@@ -18,24 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from restoration_env.distortions import KERNEL_RADIUS, Recipe, distort, recipe
-from restoration_env.errors import InvalidArgument, TrainingDiverged, UnknownName, check_at_least
-from restoration_env.files import check_same_configuration, read_weights, save_weights
+from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
+from restoration_env.files import read_weights, save_weights
 from restoration_env.images import ImagePool, damaged_patches
-from restoration_env.metrics import psnr
 from restoration_env.randomness import generator as seeded_generator
 from restoration_env.runs import resumed
 from restoration_env.schedules import cosine
 from restoration_env.toolbox import PRECISIONS
 from restoration_env.tools.catalogue import ToolSpec, load_network, specification, toolbox_specification
 from restoration_env.tools.networks import begin_gently, build_network
-from restoration_env.tools.optimizers import OPTIMIZERS, ToolOptimizer
+from restoration_env.tools.optimizers import OPTIMIZERS
+from restoration_env.tools.restoring import ENOUGH, RestoringRun, mean_gain
 from restoration_env.turning import turned
-
-ENOUGH = 1e-5  # a mean squared error (50 dB) below which nothing is left to restore, as published
-
 
 _GRID = 16  # phases of a 4:2:0 JPEG grid
 
@@ -165,34 +162,6 @@ def validation_patches(
     return clean[hurt], damaged[hurt]
 
 
-@torch.no_grad()
-def mean_gain(network: nn.Module, clean: Tensor, damaged: Tensor) -> float:
-    """Mean PSNR gain in dB of a network over the damaged patches."""
-    outputs = torch.cat([network(part) for part in damaged.split(32)])
-    return (psnr(outputs, clean) - psnr(damaged, clean)).mean().item()
-
-
-def backward(network: nn.Module, clean: Tensor, damaged: Tensor, part: int, precision: str) -> float:
-    """Add up the gradients of the negative mean PSNR of what a network makes of a batch, and return that, in dB.
-
-    Args:
-        network: damaged to restored, on the device of the images.
-        clean: float (N, 3, H, W).
-        damaged: the same shape.
-        part: images computed at once: a processor takes few at a time faster.
-        precision: "float32", or "bfloat16" for autocast.
-    """
-    value = 0.0
-    for some, worse in zip(clean.split(part), damaged.split(part), strict=True):
-        with torch.autocast(clean.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            restored = network(worse.contiguous(memory_format=torch.channels_last))
-        error = (restored.float() - some).square().mean(dim=(1, 2, 3))
-        loss = 10.0 * torch.log10(error + ENOUGH).sum() / len(clean)
-        value += loss.item()
-        loss.backward()
-    return value
-
-
 def train_tool(
     config: TrainingConfig,
     train: ImagePool,
@@ -232,15 +201,12 @@ def train_tool(
     with resumed(run, checkpoint, checkpoint_seconds) as stepped:
         while run.iteration < config.iterations and not run.out_of_patience():
             batch = training_batch(train, spec, config, run.iteration, device)
-            loss = run.step(*batch)
-            if not math.isfinite(loss):
-                message = f"{config.tool} diverged at iteration {run.iteration} (loss {loss})"
-                raise TrainingDiverged(f"{message}; the last good checkpoint is kept in {checkpoint}")
+            loss = run.descend(*batch, cosine(run.iteration, config.iterations, warmup=200))
             gain = None
             if run.iteration % config.evaluate_every == 0 or run.iteration == config.iterations:
                 gain = mean_gain(run.average.module, clean, damaged)
                 run.judge(gain)
-            stepped()
+            stepped(loss)
             report(Progress(run.iteration, config.iterations, loss, gain))
     final = run.card(card or {}, str(device))
     save_weights(folder / f"{config.tool}.safetensors", run.best, final)
@@ -248,15 +214,15 @@ def train_tool(
     return final
 
 
-class _Run:
-    """The state of a training run: all that a checkpoint holds."""
+class _Run(RestoringRun):
+    """The state of a training run of a tool."""
 
     def __init__(self, config: TrainingConfig, spec: ToolSpec, folder: Path, device: torch.device | str) -> None:
-        self.config, self.spec, self.device = config, spec, torch.device(device)
+        self.config, self.spec = config, spec
         torch.manual_seed(config.seed)
         toolbox = toolbox_specification(config.toolbox)
         self.architecture = toolbox.network(config.tool)
-        network: nn.Module = build_network(self.architecture)
+        network = build_network(self.architecture)
         self.origin: dict[str, Any] | None = None
         if config.start:
             if toolbox.network(config.start) != self.architecture:
@@ -267,68 +233,14 @@ class _Run:
             self.origin = {key: origin.get(key) for key in ("name", "sha256", "command", "commit", "seconds")}
         else:
             begin_gently(network)
-        self.network = network.requires_grad_(True).to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        decay = torch.optim.swa_utils.get_ema_multi_avg_fn(config.averaging)
-        self.average = torch.optim.swa_utils.AveragedModel(self.network, multi_avg_fn=decay)
-        rates = config.learning_rate, config.muon_rate
-        self.optimizer = ToolOptimizer(self.network, config.optimizer, *rates, weight_decay=1e-4)
-        self.iteration, self.seconds = 0, 0.0
-        self.best_gain, self.best = -math.inf, self._averaged()
-        self.evaluations_since_best = 0
-
-    def _averaged(self) -> dict[str, Tensor]:
-        return {name: value.detach().clone() for name, value in self.average.module.state_dict().items()}
-
-    def step(self, clean: Tensor, damaged: Tensor) -> float:
-        """One optimiser step; returns the loss, the negative mean PSNR in dB."""
-        damaged = damaged.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            restored = self.network(damaged)
-        error = (restored.float() - clean).square().mean(dim=(1, 2, 3))
-        loss = 10.0 * torch.log10(error + ENOUGH).mean()
-        value = loss.item()
-        if math.isfinite(value):
-            self.optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.network.parameters(), 20.0)
-            self.optimizer.step(cosine(self.iteration, self.config.iterations, warmup=200))
-            self.average.update_parameters(self.network)
-        self.iteration += 1
-        return value
-
-    def judge(self, gain: float) -> None:
-        """Keep the averaged weights if they are the best so far."""
-        self.evaluations_since_best = 0 if gain > self.best_gain + 0.005 else self.evaluations_since_best + 1
-        if gain > self.best_gain:
-            self.best_gain, self.best = gain, self._averaged()
+        super().__init__(network.requires_grad_(True), config, asdict(config), device, config.precision)
 
     def out_of_patience(self) -> bool:
         """Whether validation has stopped improving."""
-        return 0 < self.config.patience <= self.evaluations_since_best
-
-    def state(self) -> dict[str, Any]:
-        """All that `restore` needs."""
-        return {
-            "config": asdict(self.config),
-            "network": self.network.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "best": self.best,
-            "best_gain": self.best_gain,
-            "evaluations_since_best": self.evaluations_since_best,
-            "iteration": self.iteration,
-            "seconds": self.seconds,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint of the same configuration; another one is refused."""
-        check_same_configuration(state["config"], asdict(self.config))
-        self.network.load_state_dict(state["network"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.best, self.best_gain = state["best"], state["best_gain"]
-        self.evaluations_since_best = state["evaluations_since_best"]
-        self.iteration, self.seconds = state["iteration"], state["seconds"]
+        without, best = 0, -math.inf
+        for _, gain in self.history:
+            without, best = 0 if gain > best + 0.005 else without + 1, max(best, gain)
+        return 0 < self.config.patience <= without
 
     def card(self, extra: dict[str, Any], device: str) -> dict[str, Any]:
         """The card of the best weights."""
