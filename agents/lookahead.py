@@ -41,6 +41,7 @@ class LookaheadAgent(RestorationAgent):
     Attributes:
         width: of the beam: how many chains are followed from step to step; 1 is greedy.
         caution: in dB, what a chain must promise more for every tool it uses.
+        risk: the greatest chance of making an image worse that is taken; if it is greater, no tool is used.
     """
 
     patches_per_side = 4  # of a photograph: a plan runs many tools on each
@@ -50,6 +51,7 @@ class LookaheadAgent(RestorationAgent):
     ) -> None:
         super().__init__(network, toolbox, max_steps, card)
         self.width = int(self.card.get("width", 2))
+        self.risk = float(self.card.get("risk", 1.0))
         self._plan: Plan | None = None
         self._taken = 0
 
@@ -60,7 +62,7 @@ class LookaheadAgent(RestorationAgent):
 
     def facts(self) -> dict[str, Any]:
         """What the card must say for the agent to be built again."""
-        return {**super().facts(), "width": self.width, "critic_width": self.network.width}
+        return {**super().facts(), "width": self.width, "risk": self.risk, "critic_width": self.network.width}
 
     def reset(self, count: int) -> None:
         """Forget the plan: new images come."""
@@ -121,15 +123,19 @@ class LookaheadAgent(RestorationAgent):
                 rows = torch.arange(n, device=device)[:, None]
                 outcomes = outcomes.view(n, beam, patches, tools, *images.shape[2:]).transpose(2, 3).flatten(1, 2)
                 prefixes, chains = outcomes[rows, kept], found[-1][rows, kept]
-        return self._best(torch.cat(found, 1), torch.cat(promised, 1))
+        dared = self.network.risk(damaged).view(n, patches).mean(1) <= self.risk
+        return self._best(torch.cat(found, 1), torch.cat(promised, 1), dared)
 
-    def _best(self, chains: Tensor, promised: Tensor) -> Plan:
-        """The plan of each image, of chains (N, M, steps) that promise (N, M) dB; shorter ones come first."""
+    def _best(self, chains: Tensor, promised: Tensor, dared: Tensor) -> Plan:
+        """The plan of each image, of chains (N, M, steps) that promise (N, M) dB; shorter ones come first.
+
+        Where nothing is dared, bool (N,), it is to stop at once.
+        """
         stop, steps = self.toolbox.stop, chains.shape[2]
         worth = promised - self.caution * (chains != NO_ACTION).sum(2)
         best = worth.max(1)
         rows = torch.arange(len(chains), device=chains.device)
-        actions = torch.where((best.values > 0.0)[:, None], chains[rows, best.indices], NO_ACTION)
+        actions = torch.where(((best.values > 0.0) & dared)[:, None], chains[rows, best.indices], NO_ACTION)
         values = promised.new_full((len(chains), steps, stop + 1), -torch.inf)
         agree, gained = torch.ones_like(promised, dtype=torch.bool), promised.new_zeros(len(chains))
         for step in range(steps):

@@ -1,7 +1,8 @@
 """How the lookahead agent learns to judge: its critic learns to restore damage of every kind in a single pass.
 
 No tool is run in training, and no agent plays. What is learned is what a clean image looks like, given a damaged one;
-how near a tool's outcome comes to that is for the agent to see when it decides.
+how near a tool's outcome comes to that is for the agent to see when it decides. In the end it restores some more
+images, half of them of mild damage, where there is most to spoil, and learns when it makes one worse.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from restoration_env.agents.agent import WEIGHTS, agent_names, save_agent
 from restoration_env.agents.critic import RestoringCritic
+from restoration_env.agents.doubt import experience, teach_doubt
 from restoration_env.agents.lookahead import LookaheadAgent
 from restoration_env.agents.validation import mean_gains, validation_batches
 from restoration_env.distortions import recipe
@@ -29,6 +31,7 @@ from restoration_env.tools.optimizers import OPTIMIZERS
 from restoration_env.tools.restoring import ENOUGH, RestoringRun, mean_gain
 
 _FIRST_KEY = 1 << 46  # of the training patches, so that no other training draws the same
+_FIRST_DOUBT = 1 << 47  # of those on which it learns to doubt
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class LookaheadConfig:
         start: weights to start from, or "": those of a lookahead agent, or of the single network
             equal-multiply-adds (``restoration-env train single``).
         width: of the beam of the finished agent: how many chains it follows from step to step.
+        doubts: damaged images on which it learns when restoration makes an image worse; 0 to have no doubts.
+        risk: the greatest chance of that which the finished agent takes; it leaves an image alone if it is greater.
         evaluate_every: steps between two validations.
         validation_images: images of each severity in a validation.
         seed: of the first weights and of everything random.
@@ -64,6 +69,8 @@ class LookaheadConfig:
     averaging: float = 0.995
     start: str = ""
     width: int = 2
+    doubts: int = 65_536
+    risk: float = 0.15
     evaluate_every: int = 200
     validation_images: int = 64
     seed: int = 0
@@ -75,7 +82,8 @@ class LookaheadConfig:
         counts = {name: getattr(self, name) for name in ("batch", "max_steps", "critic_width", "width")}
         check_at_least(1, **counts, evaluate_every=self.evaluate_every, validation_images=self.validation_images)
         check_at_least(0 if self.start else 1, episodes=self.episodes)
-        check_at_least(0, learning_rate=self.learning_rate, muon_rate=self.muon_rate, seed=self.seed)
+        check_at_least(0, doubts=self.doubts, risk=self.risk, seed=self.seed)
+        check_at_least(0, learning_rate=self.learning_rate, muon_rate=self.muon_rate)
 
 
 @dataclass(frozen=True)
@@ -128,6 +136,7 @@ def train_lookahead(
     size, damage = run.critic.patch_size, recipe(config.severity)
     train = train.fitting(size)
     held_out = validation_batches(validation, config.validation_images, size, device)
+    total = config.episodes + config.doubts
     with resumed(run, checkpoint, checkpoint_seconds) as stepped:
         while run.images < config.episodes:
             keys = torch.arange(config.batch) + (config.seed << 32) + _FIRST_KEY + run.images
@@ -138,15 +147,23 @@ def train_lookahead(
                 judged = {name: mean_gain(run.average.module, *batch) for name, batch in held_out.items()}
                 run.judge(sum(judged.values()) / len(judged))
             stepped(loss)
-            report(LookaheadProgress(run.images, config.episodes, loss, judged))
-    agent = run.agent(held_out)
+            report(LookaheadProgress(run.images, total, loss, judged))
+        critic = run.critic_of_best(held_out)
+        while run.restored < config.doubts:
+            keys = torch.arange(config.batch) + (config.seed << 32) + _FIRST_DOUBT + run.restored
+            kind = damage if run.restored // config.batch % 2 == 0 else recipe("mild")
+            run.experience(critic, *damaged_patches(train, keys, kind, size, device=device, turns=True))
+            stepped()
+            report(LookaheadProgress(run.images + run.restored, total, 0.0, None))
+    agent = run.agent(critic)
     gains = mean_gains(agent, held_out)
     facts = {
         "training": {"algorithm": "lookahead", **asdict(config)},
         "started_from": run.origin,
-        "images_seen": run.images + run.seen_before,
+        "images_seen": run.seen_before + run.images + run.restored,
         "seconds": round(run.seconds, 1),
         "device": str(device),
+        "made_worse_in_training": round(torch.cat(run.worse).float().mean().item(), 4) if run.worse else None,
         "validation_gain_db": round(sum(gains.values()) / len(gains), 4),
         "validation_gains_db": {name: round(gain, 4) for name, gain in gains.items()},
         "history": run.history,
@@ -170,18 +187,20 @@ class _Run(RestoringRun):
         identity = {**asdict(config), "precision": precision, "tools": ", ".join(toolbox.names)}
         super().__init__(self.critic.restorer, config, identity, device, precision)
         self.seconds = seconds
+        self.summaries, self.worse = list[Tensor](), list[Tensor]()
 
     def _start_from(self, start: str) -> float:
         tensors, card = read_weights(WEIGHTS / f"{start}.safetensors" if start in agent_names() else start)
-        if card.get("network") == "equal-multiply-adds":
-            tensors = {"unknown": self.critic.unknown, **{f"restorer.{name}": value for name, value in tensors.items()}}
-        elif card.get("network") != RestoringCritic.kind:
+        if card.get("network") == RestoringCritic.kind:
+            own = "restorer."
+            tensors = {name.removeprefix(own): value for name, value in tensors.items() if name.startswith(own)}
+        elif card.get("network") != "equal-multiply-adds":
             got = f"{start}, whose network is {card.get('network')!r}"
             raise InvalidArgument("start", "a lookahead agent or a single network equal-multiply-adds", got)
-        width = len(tensors["restorer.head.weight"])
+        width = len(tensors["head.weight"])
         if width != self.config.critic_width:
             raise InvalidArgument("start", f"a critic of width {self.config.critic_width}", f"one of width {width}")
-        self.critic.load_state_dict({name: value.float() for name, value in tensors.items()})
+        self.critic.restorer.load_state_dict({name: value.float() for name, value in tensors.items()})
         self.origin = {key: card.get(key) for key in ("name", "sha256", "command", "commit", "seconds")}
         self.seen_before = card.get("images_seen", card.get("patches_seen", 0))
         return card.get("seconds", 0.0)
@@ -191,9 +210,29 @@ class _Run(RestoringRun):
         """Images seen, without those of the weights it started from."""
         return self.iteration * self.config.batch
 
+    @property
+    def restored(self) -> int:
+        """Images on which it has seen what restoration does."""
+        return sum(map(len, self.worse))
+
+    def experience(self, critic: RestoringCritic, clean: Tensor, damaged: Tensor) -> None:
+        """See what restoration does to a batch."""
+        summaries, worse = experience(critic, clean, damaged, self.precision)
+        self.summaries.append(summaries)
+        self.worse.append(worse)
+
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs."""
+        return {**super().state(), "summaries": self.summaries, "worse": self.worse}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint of the same configuration and tools; another one is refused."""
+        super().restore(state)
+        self.summaries, self.worse = state["summaries"], state["worse"]
+
     @torch.no_grad()
-    def agent(self, held_out: Mapping[str, tuple[Tensor, Tensor]]) -> LookaheadAgent:
-        """The agent of the best weights; what its critic cannot know is measured on held-out images."""
+    def critic_of_best(self, held_out: Mapping[str, tuple[Tensor, Tensor]]) -> RestoringCritic:
+        """A critic of the best weights; what it cannot know is measured on held-out images."""
         critic = RestoringCritic(self.config.critic_width).to(self.device).eval()
         critic.restorer.load_state_dict(self.best)
         errors = []
@@ -201,6 +240,11 @@ class _Run(RestoringRun):
             made = torch.cat([critic.restorer(part).clamp(0.0, 1.0) for part in damaged.split(32)])
             errors.append((made - clean).square().mean((1, 2, 3)))
         critic.unknown.copy_((torch.cat(errors) + ENOUGH).log().mean().exp())
-        agent = LookaheadAgent(critic.requires_grad_(False), self.toolbox, self.config.max_steps)
-        agent.width = self.config.width
-        return agent
+        return critic.requires_grad_(False)
+
+    def agent(self, critic: RestoringCritic) -> LookaheadAgent:
+        """The agent of a critic, which has learned to doubt itself from what was seen."""
+        if self.worse:
+            teach_doubt(critic, torch.cat(self.summaries), torch.cat(self.worse), self.config.seed)
+        manner = {"width": self.config.width, "risk": self.config.risk}
+        return LookaheadAgent(critic, self.toolbox, self.config.max_steps, manner)

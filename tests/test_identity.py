@@ -98,6 +98,6 @@ def test_lookahead(folder: Path) -> None:
         run.descend(*damaged_patches(pool, keys, recipe(SEVERITY), SIZE), rate)
     some = damaged_patches(pool, torch.arange(8), recipe(SEVERITY), SIZE)
     run.judge(mean_gain(run.average.module, *some))
-    agent = run.agent({SEVERITY: some})
+    agent = run.agent(run.critic_of_best({SEVERITY: some}))
     agent.network.patch_size = SIZE
     assert agent.toolbox.names == toolbox.names and share(agent, folder) >= 0.9

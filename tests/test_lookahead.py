@@ -7,6 +7,7 @@ from helpers import STOP, TOOLS, tiny
 
 from restoration_env.agents.agent import load_agent
 from restoration_env.agents.critic import RestoringCritic
+from restoration_env.agents.doubt import experience, teach_doubt
 from restoration_env.agents.drqn import DRQNConfig, train_drqn
 from restoration_env.agents.exact import ExactConfig, train_exact
 from restoration_env.agents.lookahead import LookaheadAgent
@@ -41,6 +42,9 @@ class Knowing(torch.nn.Module):
 
     def forward(self, before, after):
         return after - before[:, None]
+
+    def risk(self, images):
+        return torch.zeros(len(images))
 
 
 def greys(count=12, seed=0):
@@ -131,11 +135,11 @@ def test_a_critic_judges_by_the_distance_to_what_it_takes_for_clean():
     torch.testing.assert_close(judged.double(), torch.stack(expected, 1).double(), atol=1e-3, rtol=0)
     critic.unknown.fill_(1.0)  # next to which no difference counts
     assert bool((critic(clean / 255.0, critic.see_after(before, after)).abs() < 1.0).all())
-    assert sum(p.numel() for p in RestoringCritic().parameters()) == 1_319_532
+    assert sum(p.numel() for p in RestoringCritic().parameters()) == 1_375_213
 
 
 def config(**changes):
-    settings = {"episodes": 24, "batch": 4, "critic_width": 4, "max_steps": 2}
+    settings = {"episodes": 24, "batch": 4, "critic_width": 4, "max_steps": 2, "doubts": 0}
     return LookaheadConfig(**{**settings, "evaluate_every": 2, "validation_images": 2, **changes})
 
 
@@ -182,3 +186,70 @@ def test_agents_of_one_kind_are_no_start_for_the_other(photos, tmp_path):
     assert card["images_seen"] == 16
     with pytest.raises(InvalidArgument, match="start must be a critic of width 8, got one of width 4"):
         train_lookahead(config(start=path, critic_width=8), tiny(), *photos, other)
+
+
+def plain_and_noisy(count):
+    generator = torch.Generator().manual_seed(0)
+    plain = torch.rand(count, 3, 1, 1, generator=generator).expand(-1, -1, 63, 63)
+    return plain, (plain + 0.2 * torch.randn(count, 3, 63, 63, generator=generator)).clamp(0, 1)
+
+
+def test_a_critic_has_no_doubts_until_it_was_taught_some():
+    torch.manual_seed(0)
+    critic, (plain, noisy) = RestoringCritic(4).eval(), plain_and_noisy(96)
+    pixels = [(images * 255).round().to(torch.uint8) for images in (plain, noisy)]
+    assert all(critic.risk(images).max() < 1e-6 for images in pixels)
+    with torch.no_grad():
+        critic.restorer.tail.bias.fill_(0.3)  # what it restores is too bright by far
+    seen, worse = experience(critic, plain, plain, "float32")
+    assert seen.shape == (96, 24) and bool(worse.all())
+    more, better = experience(critic, plain, (plain - 0.3).clamp(0, 1), "float32")
+    assert not better[plain.amin((1, 2, 3)) > 0.3].any() and more.shape == seen.shape
+    summaries = torch.cat([critic.summary(images).half() for images in (plain, noisy)]).detach()
+    worse = torch.arange(192) >= 96
+    state = torch.get_rng_state()
+    teach_doubt(critic, summaries, worse, seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert critic.risk(pixels[0]).max() < 0.2 and critic.risk(pixels[1]).min() > 0.8
+    assert not any(parameter.requires_grad for parameter in critic.doubt.parameters())
+
+
+def test_what_is_too_risky_is_left_alone():
+    class Wary(Knowing):
+        def risk(self, images):
+            return (torch.arange(len(images)) % 4) / 10
+
+    damaged = greys()
+    bold, wary = (LookaheadAgent(Wary(), tiny(), 3, {"risk": risk}) for risk in (1.0, 0.15))
+    chains, fewer = played(bold, damaged).toolchain, played(wary, damaged).toolchain
+    left = torch.arange(len(damaged)) % 4 > 1
+    assert bool((fewer[left, 0] == STOP).all()) and bool((chains[:, 0] != STOP).all())
+    assert torch.equal(fewer[~left], chains[~left])
+
+
+def test_patches_of_a_photograph_doubt_together():
+    class Wary(Knowing):
+        def risk(self, images):
+            return torch.full((len(images),), 0.3) * (torch.arange(len(images)) % 2)
+
+    bright = np.full((90, 120, 3), 142, np.uint8)
+    for risk, chain in ((0.1, ()), (0.2, ("darken",) * 3)):
+        assert restore(bright, LookaheadAgent(Wary(), tiny(), 3, {"risk": risk})).toolchain == chain
+
+
+@pytest.mark.parametrize("images", [12, 32])  # while the critic learns, and while it learns to doubt
+def test_a_run_with_doubts_that_was_interrupted_ends_with_the_same_file(images, photos, tmp_path):
+    def kill(progress):
+        if progress.images == images:
+            raise KeyboardInterrupt
+
+    path, whole = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train_lookahead(config(doubts=16, risk=0.4), tiny(), *photos, path, report=kill)
+    seen = []
+    train_lookahead(config(doubts=16, risk=0.4), tiny(), *photos, path, report=lambda p: seen.append(p.images))
+    assert seen[0] == images + 4 and seen[-1] == 40
+    train_lookahead(config(doubts=16, risk=0.4), tiny(), *photos, whole)
+    assert path.read_bytes() == whole.read_bytes()
+    agent = load_agent(path)
+    assert agent.risk == 0.4 and agent.network.spread.min() < 1.0

@@ -148,11 +148,15 @@ class GateUNet(ToolNetwork):
         self.cost = in_half // 4 + in_quarter // 16
         self.halo = 2 * (2 + before + after) + 4 * middle + 3
 
+    def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What is seen at half resolution, (N, half, H/2, W/2), and then at a quarter, (N, quarter, H/4, W/4)."""
+        shallow = self.before(self.head(F.pixel_unshuffle(_extended(images, 4), 2)))
+        return shallow, self.middle(self.down(shallow))
+
     def residual(self, images: Tensor) -> Tensor:
         """The correction (N, 3, H, W) that `forward` adds to the images."""
         height, width = images.shape[-2:]
-        shallow = self.before(self.head(F.pixel_unshuffle(_extended(images, 4), 2)))
-        deep = self.middle(self.down(shallow))
+        shallow, deep = self.features(images)
         features = self.after(shallow + F.pixel_shuffle(self.up(deep), 2))
         return F.pixel_shuffle(self.tail(features), 2)[..., :height, :width]
 
