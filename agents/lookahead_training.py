@@ -7,6 +7,7 @@ images, half of them of mild damage, where there is most to spoil, and learns wh
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -51,7 +52,8 @@ class LookaheadConfig:
         start: weights to start from, or "": those of a lookahead agent, or of the single network
             equal-multiply-adds (``restoration-env train single``).
         width: of the beam of the finished agent: how many chains it follows from step to step.
-        doubts: damaged images on which it learns when restoration makes an image worse; 0 to have no doubts.
+        doubts: damaged images on which it learns when restoration makes an image worse; 0 to have those
+            of the ``start`` if it is a lookahead agent, else none.
         risk: the greatest chance of that which the finished agent takes; it leaves an image alone if it is greater.
         evaluate_every: steps between two validations.
         validation_images: images of each severity in a validation.
@@ -70,7 +72,7 @@ class LookaheadConfig:
     start: str = ""
     width: int = 2
     doubts: int = 65_536
-    risk: float = 0.15
+    risk: float = 0.1
     evaluate_every: int = 200
     validation_images: int = 64
     seed: int = 0
@@ -191,16 +193,16 @@ class _Run(RestoringRun):
 
     def _start_from(self, start: str) -> float:
         tensors, card = read_weights(WEIGHTS / f"{start}.safetensors" if start in agent_names() else start)
-        if card.get("network") == RestoringCritic.kind:
-            own = "restorer."
-            tensors = {name.removeprefix(own): value for name, value in tensors.items() if name.startswith(own)}
-        elif card.get("network") != "equal-multiply-adds":
+        if card.get("network") == "equal-multiply-adds":
+            of_restorer = {f"restorer.{name}": value for name, value in tensors.items()}
+            tensors = {**self.critic.state_dict(), **of_restorer}
+        elif card.get("network") != RestoringCritic.kind:
             got = f"{start}, whose network is {card.get('network')!r}"
             raise InvalidArgument("start", "a lookahead agent or a single network equal-multiply-adds", got)
-        width = len(tensors["head.weight"])
+        width = len(tensors["restorer.head.weight"])
         if width != self.config.critic_width:
             raise InvalidArgument("start", f"a critic of width {self.config.critic_width}", f"one of width {width}")
-        self.critic.restorer.load_state_dict({name: value.float() for name, value in tensors.items()})
+        self.critic.load_state_dict({name: value.float() for name, value in tensors.items()})
         self.origin = {key: card.get(key) for key in ("name", "sha256", "command", "commit", "seconds")}
         self.seen_before = card.get("images_seen", card.get("patches_seen", 0))
         return card.get("seconds", 0.0)
@@ -233,7 +235,7 @@ class _Run(RestoringRun):
     @torch.no_grad()
     def critic_of_best(self, held_out: Mapping[str, tuple[Tensor, Tensor]]) -> RestoringCritic:
         """A critic of the best weights; what it cannot know is measured on held-out images."""
-        critic = RestoringCritic(self.config.critic_width).to(self.device).eval()
+        critic = copy.deepcopy(self.critic).to(self.device).eval()
         critic.restorer.load_state_dict(self.best)
         errors = []
         for clean, damaged in held_out.values():

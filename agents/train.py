@@ -111,7 +111,7 @@ def _shown(gains: Mapping[str, float]) -> str:
 @click.option("--width", type=int, help="Chains of the finished agent's beam (lookahead).  [default: 2]")
 @click.option("--critic-width", type=int, help="Channels of the critic's network (lookahead).  [default: 48]")
 @click.option("--doubts", type=int, help="Images to learn on when it makes one worse (lookahead).  [default: 65536]")
-@click.option("--risk", type=float, help="The chance of that which the agent takes (lookahead).  [default: 0.15]")
+@click.option("--risk", type=float, help="The chance of that which the agent takes (lookahead).  [default: 0.1]")
 @click.option("--epsilon-start", type=float, help="Share of random actions at the start (drqn).  [default: 1]")
 @click.option("--views", type=int, help="1, or 8 to judge each image turned and mirrored (exact).  [default: 1]")
 @click.option("--caution", type=float, help="dB that a tool must promise more than stop (exact).  [default: 0]")

@@ -253,3 +253,8 @@ def test_a_run_with_doubts_that_was_interrupted_ends_with_the_same_file(images, 
     assert path.read_bytes() == whole.read_bytes()
     agent = load_agent(path)
     assert agent.risk == 0.4 and agent.network.spread.min() < 1.0
+    bolder = tmp_path / "c.safetensors"
+    train_lookahead(config(episodes=0, start=str(path), risk=0.9), tiny(), *photos, bolder)
+    assert load_agent(bolder).risk == 0.9
+    for name, value in load_agent(bolder).network.state_dict().items():
+        assert torch.equal(value, agent.network.state_dict()[name]), name
