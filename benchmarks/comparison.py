@@ -268,8 +268,7 @@ def fingerprint(*parts: object) -> str:
         elif isinstance(part, str):
             digest.update(part.encode())
         else:
-            settings = [
-                getattr(part, name, "") for name in ("name", "chain", "caution", "risk", "views", "deterministic")
-            ]
+            settings = [getattr(part, name, "") for name in ("name", "chain", "caution", "views", "deterministic")]
+            settings += [part.risk] if hasattr(part, "risk") else []
             digest.update(repr(settings).encode() + fingerprint(*networks(part)).encode())  # type: ignore[arg-type]
     return digest.hexdigest()
