@@ -24,8 +24,8 @@ from restoration_env.tools.networks import restorer
 class RestoringCritic(nn.Module):
     """Predicts the gain in PSNR of images over the damaged image that they were made from.
 
-    1,375,213 parameters at the default width, whatever the tools; 497 M multiply-adds an image of 63x63, and half of
-    that again for the doubts.
+    1,375,213 parameters at the default width, whatever the tools; 497 M multiply-adds an image of 63x63, and three
+    quarters of that again for the doubts.
 
     Args:
         width: channels of its network at half resolution, twice as many at a quarter.

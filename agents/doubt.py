@@ -45,7 +45,7 @@ def teach_doubt(critic: RestoringCritic, summaries: Tensor, worse: Tensor, seed:
     """
     device, seen = critic.unknown.device, summaries.float()
     critic.centre.copy_(seen.mean(0))
-    critic.spread.copy_(seen.std(0) + 1e-4)
+    critic.spread.copy_(seen.std(0, correction=0) + 1e-4)
     share = min(max(worse.float().mean().item(), 1e-4), 0.5)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

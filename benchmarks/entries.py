@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from restoration_env.agents.agent import ToolchainAgent, agent_names, load_agent, played_with
+from restoration_env.agents.lookahead import LookaheadAgent
 from restoration_env.agents.policies import FixedChain, RandomPolicy, StopAtOnce
 from restoration_env.agents.reference import best_fixed_chain, load_classifier
 from restoration_env.agents.sb3_policy import load_sb3_policy
@@ -83,7 +85,8 @@ def load_entry(name: str, sources: Sources = Sources()) -> Entry:
             play it with other tools; ``published``, ``owan``; a single network by name or path; a policy of
             Stable-Baselines3 by the path of its safetensors; a chain of classical tools, ``a>b``;
             ``unsupervised-wiener``; ``oracle:TOOLBOX``. For ablations: ``AGENT%no-stop`` never stops early,
-            ``AGENT%six`` and ``oracle:TOOLBOX%six`` have every other tool only, and ``TOOLBOX+TOOL`` more.
+            ``AGENT%six`` and ``oracle:TOOLBOX%six`` have every other tool only, and ``TOOLBOX+TOOL`` more;
+            ``lookahead%no-doubt`` takes every risk.
         sources: where what is not in the package comes from.
 
     Raises:
@@ -135,8 +138,13 @@ class RestrictedAgent(ToolchainAgent):
 
 def _changed(entry: Entry, change: str) -> Entry:
     agent = entry.policy
+    if isinstance(agent, LookaheadAgent) and change == "no-doubt":
+        bold = copy.copy(agent)
+        bold.risk = 1.0
+        return replace(entry, label=f"{entry.label}, without doubts", policy=bold)
     if not isinstance(agent, ToolchainAgent) or change not in ("no-stop", "six"):
-        raise InvalidArgument("entry", "an agent before %no-stop or %six", f"{entry.label}%{change}")
+        wanted = "an agent before %no-stop or %six, or one that looks ahead before %no-doubt"
+        raise InvalidArgument("entry", wanted, f"{entry.label}%{change}")
     without = [agent.toolbox.stop] if change == "no-stop" else range(0, len(agent.toolbox), 2)
     label = f"{entry.label}, {'without stop' if change == 'no-stop' else 'six tools'}"
     return replace(entry, label=label, policy=RestrictedAgent(agent, without, label))
