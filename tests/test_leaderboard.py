@@ -211,11 +211,6 @@ def test_entries_of_ablations(suite):
     assert all(action % 2 or action == 12 for actions in measured.actions for action in actions)
     measured = measure(never.policy, never.toolbox, suite, looks=False)
     assert all(len(actions) == 3 and 12 not in actions for actions in measured.actions)
-    bold, wary = load_entry("lookahead%no-doubt"), load_entry("lookahead")
-    assert bold.policy.risk == 1.0 and wary.policy.risk < 0.5 and bold.label == f"{wary.label}, without doubts"
-    for wrong in ("lookahead%no-stop", "toolchain%no-doubt"):
-        with pytest.raises(InvalidArgument, match="looks ahead before %no-doubt"):
-            load_entry(wrong)
     assert load_tools("cnn12%six", Sources()).names == load_tools("cnn12", Sources()).names[1::2]
     assert len(load_tools("cnn12+classical/tv-light", Sources())) == 13
 

@@ -15,6 +15,7 @@ from restoration_env.agents.lookahead_training import LookaheadConfig, train_loo
 from restoration_env.agents.oracles import exhaustive, greedy
 from restoration_env.agents.photo import restore
 from restoration_env.agents.statistics import GRID_STATISTICS, STATISTICS, grid_statistics, statistics
+from restoration_env.benchmarks.entries import load_entry
 from restoration_env.distortions import distort
 from restoration_env.episodes import Episodes
 from restoration_env.errors import InvalidArgument
@@ -258,3 +259,11 @@ def test_a_run_with_doubts_that_was_interrupted_ends_with_the_same_file(images, 
     assert load_agent(bolder).risk == 0.9
     for name, value in load_agent(bolder).network.state_dict().items():
         assert torch.equal(value, agent.network.state_dict()[name]), name
+
+
+def test_an_entry_without_doubts_takes_every_risk():
+    bold, wary = load_entry("lookahead%no-doubt"), load_entry("lookahead")
+    assert bold.policy.risk == 1.0 and wary.policy.risk < 0.5 and bold.label == f"{wary.label}, without doubts"
+    for wrong in ("lookahead%no-stop", "toolchain%no-doubt"):
+        with pytest.raises(InvalidArgument, match="looks ahead before %no-doubt"):
+            load_entry(wrong)
