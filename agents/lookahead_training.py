@@ -30,6 +30,7 @@ from restoration_env.schedules import cosine
 from restoration_env.toolbox import Toolbox
 from restoration_env.tools.optimizers import OPTIMIZERS
 from restoration_env.tools.restoring import ENOUGH, RestoringRun, mean_gain
+from restoration_env.winograd import check_convolutions
 
 _FIRST_KEY = 1 << 46  # of the training patches, so that no other training draws the same
 _FIRST_DOUBT = 1 << 47  # of those on which it learns to doubt
@@ -57,6 +58,7 @@ class LookaheadConfig:
         risk: the greatest chance of that which the finished agent takes; it leaves an image alone if it is greater.
         evaluate_every: steps between two validations.
         validation_images: images of each severity in a validation.
+        convolutions: "direct", or "winograd" where a processor computes in float32.
         seed: of the first weights and of everything random.
     """
 
@@ -75,12 +77,14 @@ class LookaheadConfig:
     risk: float = 0.1
     evaluate_every: int = 200
     validation_images: int = 64
+    convolutions: str = "direct"
     seed: int = 0
 
     def __post_init__(self) -> None:
         recipe(self.severity)
         if self.optimizer not in OPTIMIZERS:
             raise UnknownName("optimizer", self.optimizer, OPTIMIZERS)
+        check_convolutions(self.convolutions)
         counts = {name: getattr(self, name) for name in ("batch", "max_steps", "critic_width", "width")}
         check_at_least(1, **counts, evaluate_every=self.evaluate_every, validation_images=self.validation_images)
         check_at_least(0 if self.start else 1, episodes=self.episodes)

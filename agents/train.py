@@ -112,6 +112,7 @@ def _shown(gains: Mapping[str, float]) -> str:
 @click.option("--critic-width", type=int, help="Channels of the critic's network (lookahead).  [default: 48]")
 @click.option("--doubts", type=int, help="Images to learn on when it makes one worse (lookahead).  [default: 65536]")
 @click.option("--risk", type=float, help="The chance of that which the agent takes (lookahead).  [default: 0.1]")
+@click.option("--convolutions", help="direct or, on a processor in float32, winograd (lookahead).  [default: direct]")
 @click.option("--epsilon-start", type=float, help="Share of random actions at the start (drqn).  [default: 1]")
 @click.option("--views", type=int, help="1, or 8 to judge each image turned and mirrored (exact).  [default: 1]")
 @click.option("--caution", type=float, help="dB that a tool must promise more than stop (exact).  [default: 0]")

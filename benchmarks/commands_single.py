@@ -40,6 +40,7 @@ _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Singl
 @click.option("--evaluate-every", default=_DEFAULTS["evaluate_every"], show_default=True, help="Steps to validation.")
 @click.option("--multiply-adds", type=int, help=f"Per pixel, of equal-multiply-adds.  [default: {MEAN_TOOLCHAIN}]")
 @click.option("--precision", default="float32", show_default=True, help="float32 or bfloat16.")
+@click.option("--convolutions", default="direct", show_default=True, help="direct or, on a processor, winograd.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--threads", default=0, help="CPU threads; 0 leaves torch's choice.")

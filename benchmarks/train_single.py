@@ -32,6 +32,7 @@ from restoration_env.toolbox import PRECISIONS
 from restoration_env.tools.optimizers import OPTIMIZERS
 from restoration_env.tools.restoring import RestoringRun, mean_gain
 from restoration_env.tools.training import Progress
+from restoration_env.winograd import check_convolutions
 
 STILL = 0.02  # dB: what counts as no movement of the validation PSNR
 _LATER = 0.4  # of the learning rate: the peak in the rounds that are added
@@ -59,6 +60,7 @@ class SingleConfig:
         validation_images: patches of each severity in a validation.
         multiply_adds: per pixel, of the network "equal-multiply-adds" alone; None is its default.
         precision: "float32", or "bfloat16" for autocast.
+        convolutions: "direct", or "winograd" where a processor computes in float32.
         seed: of the first weights and of the data.
     """
 
@@ -77,6 +79,7 @@ class SingleConfig:
     validation_images: int = 96
     multiply_adds: int | None = None
     precision: str = "float32"
+    convolutions: str = "direct"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -86,6 +89,7 @@ class SingleConfig:
             raise UnknownName("precision", self.precision, PRECISIONS)
         if self.optimizer not in OPTIMIZERS:
             raise UnknownName("optimizer", self.optimizer, OPTIMIZERS)
+        check_convolutions(self.convolutions)
         counts = {name: getattr(self, name) for name in ("iterations", "batch", "evaluate_every")}
         check_at_least(1, **counts, validation_images=self.validation_images)
         check_at_least(16, patch=self.patch)

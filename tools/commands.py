@@ -39,6 +39,7 @@ _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Train
 @click.option("--start", help="A shipped tool to start from, or '' for none.  [default: as in the recipe]")
 @click.option("--patience", default=0, show_default=True, help="Validations without gain before stopping; 0: never.")
 @click.option("--precision", default="float32", show_default=True, help="float32 or bfloat16.")
+@click.option("--convolutions", default="direct", show_default=True, help="direct or, on a processor, winograd.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--threads", default=0, help="CPU threads; 0 leaves torch's choice.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -16,9 +17,11 @@ from torch import Tensor, nn
 from restoration_env.files import check_same_configuration
 from restoration_env.metrics import psnr
 from restoration_env.tools.optimizers import ToolOptimizer
+from restoration_env.winograd import with_winograd
+from restoration_env.workers import in_parallel
 
 ENOUGH = 1e-5  # a mean squared error (50 dB) below which nothing is left to restore, as published
-_PART = 32  # images at once, on a processor
+_PART, _SMALL_PART = 32, 8  # images at once, on a processor; by Winograd's algorithm
 
 
 class Descent(Protocol):
@@ -39,6 +42,10 @@ class Descent(Protocol):
     @property
     def averaging(self) -> float:
         """Decay of the weight average."""
+
+    @property
+    def convolutions(self) -> str:
+        """How a processor computes them in float32: one of `restoration_env.winograd.CONVOLUTIONS`."""
 
 
 @torch.no_grad()
@@ -74,9 +81,13 @@ class RestoringRun:
     ) -> None:
         self.identity, self.device, self.precision = dict(identity), torch.device(device), precision
         self.network: nn.Module = network.train().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        part = _PART
+        if how.convolutions == "winograd":
+            part = _SMALL_PART
+            with_winograd(self.network)
         # A processor computes few images at a time faster; batch normalisation must see all of them together.
         normalised = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-        self.part = _PART if self.device.type == "cpu" and not normalised else None
+        self.part = part if self.device.type == "cpu" and not normalised else None
         decay = torch.optim.swa_utils.get_ema_multi_avg_fn(how.averaging)
         # The running means of batch normalisation belong to the weights they were seen with: averaged like them.
         self.average = torch.optim.swa_utils.AveragedModel(self.network, multi_avg_fn=decay, use_buffers=True).eval()
@@ -108,15 +119,28 @@ class RestoringRun:
         return value
 
     def _backward(self, clean: Tensor, damaged: Tensor) -> float:
-        value, part = 0.0, self.part or len(clean)
-        for some, worse in zip(clean.split(part), damaged.split(part), strict=True):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-                restored = self.network(worse.contiguous(memory_format=torch.channels_last))
-            error = (restored.float() - some).square().mean(dim=(1, 2, 3))
-            loss = 10.0 * torch.log10(error + ENOUGH).sum() / len(clean)
-            value += loss.item()
-            loss.backward()
+        """The loss, its gradients left with the weights: parts of the batch on all threads, summed in their order."""
+        weights = [weight for weight in self.network.parameters() if weight.requires_grad]
+        part = self.part or len(clean)
+        parts = zip(clean.split(part), damaged.split(part), strict=True)
+        share = 10.0 / len(clean)
+        value = 0.0
+        for loss, gradients in in_parallel([partial(self._of_part, *some, share, weights) for some in parts]):
+            value += loss
+            for weight, gradient in zip(weights, gradients, strict=True):
+                weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
         return value
+
+    @torch.enable_grad()
+    def _of_part(
+        self, clean: Tensor, damaged: Tensor, share: float, weights: list[nn.Parameter]
+    ) -> tuple[float, tuple[Tensor, ...]]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            restored = self.network(damaged.contiguous(memory_format=torch.channels_last))
+        error = (restored.float() - clean).square().mean(dim=(1, 2, 3))
+        loss = share * torch.log10(error + ENOUGH).sum()
+        gradients = torch.autograd.grad(loss, weights)
+        return loss.item(), gradients
 
     def judge(self, gain: float) -> None:
         """Note a gain in dB of the averaged weights, and keep them if they are the best so far."""

@@ -33,6 +33,7 @@ from restoration_env.tools.networks import begin_gently, build_network
 from restoration_env.tools.optimizers import OPTIMIZERS
 from restoration_env.tools.restoring import ENOUGH, RestoringRun, mean_gain
 from restoration_env.turning import turned
+from restoration_env.winograd import check_convolutions
 
 _GRID = 16  # phases of a 4:2:0 JPEG grid
 
@@ -61,6 +62,7 @@ class TrainingConfig:
         start: a tool of the same network whose weights to start from (found in the folder trained into, else
             shipped), or "".
         precision: "float32", or "bfloat16" for autocast.
+        convolutions: "direct", or "winograd" where a processor computes in float32.
         seed: of the first weights and of the data.
     """
 
@@ -82,6 +84,7 @@ class TrainingConfig:
     patience: int = 0
     start: str = ""
     precision: str = "float32"
+    convolutions: str = "direct"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -93,6 +96,7 @@ class TrainingConfig:
             raise UnknownName("precision", self.precision, PRECISIONS)
         if self.optimizer not in OPTIMIZERS:
             raise UnknownName("optimizer", self.optimizer, OPTIMIZERS)
+        check_convolutions(self.convolutions)
         check_at_least(1, iterations=self.iterations, batch=self.batch, evaluate_every=self.evaluate_every)
         check_at_least(16, crop=self.crop)
         check_at_least(

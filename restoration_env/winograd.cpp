@@ -1,0 +1,239 @@
+// 3x3 convolutions by Winograd's minimal filtering, F(4x4, 3x3): Lavin and Gray, "Fast Algorithms for Convolutional
+// Neural Networks", CVPR 2016. A tile of 4x4 results takes 36 products a pair of channels instead of 144.
+//
+// Images are (N, H, W, channels), zeros around them, channels a multiple of PANEL. Tiles are counted along the rows of
+// the images. A call treats the tiles from first to last, a few at a time, so that they stay in a core's cache.
+
+#include <algorithm>
+#include <cstdlib>
+
+namespace {
+
+#ifdef __AVX512F__
+constexpr int LANES = 16, VECTORS = 1, ROWS = 14;
+#else
+constexpr int LANES = 8, VECTORS = 2, ROWS = 6;
+#endif
+constexpr int PANEL = LANES * VECTORS;  // columns of a block of a product
+constexpr long APART = 64;              // floats: matrices a power of two apart would share the same lines of a cache
+
+typedef float Vector __attribute__((vector_size(LANES * 4)));
+typedef float Unaligned __attribute__((vector_size(LANES * 4), aligned(4)));
+
+inline Vector load(const float* at) { return *reinterpret_cast<const Unaligned*>(at); }
+inline void store(float* at, Vector value) { *reinterpret_cast<Unaligned*>(at) = value; }
+
+// Matrices by rows: a of a product may be transposed, so both its steps are given.
+struct Matrix {
+    const float* at;
+    long row, column;
+};
+
+// ROWS x PANEL values of a product of the given depth, b (depth, PANEL) with rows so far apart.
+template <int R>
+inline void block(Matrix a, const float* b, long apart, long depth, float* made, long wide, bool add) {
+    Vector sums[R][VECTORS];
+    for (int r = 0; r < R; r++)
+        for (int v = 0; v < VECTORS; v++) sums[r][v] = add ? load(made + r * wide + v * LANES) : Vector{};
+    for (long k = 0; k < depth; k++, a.at += a.column, b += apart) {
+        Vector right[VECTORS];
+        for (int v = 0; v < VECTORS; v++) right[v] = load(b + v * LANES);
+#pragma GCC unroll 14
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+            for (int v = 0; v < VECTORS; v++) sums[r][v] += a.at[r * a.row] * right[v];
+    }
+    for (int r = 0; r < R; r++)
+        for (int v = 0; v < VECTORS; v++) store(made + r * wide + v * LANES, sums[r][v]);
+}
+
+template <int R>
+inline void last_block(long rows, Matrix a, const float* b, long apart, long depth, float* made, long wide, bool add) {
+    if (rows == R)
+        block<R>(a, b, apart, depth, made, wide, add);
+    else if constexpr (R > 1)
+        last_block<R - 1>(rows, a, b, apart, depth, made, wide, add);
+}
+
+inline void product(long rows, Matrix a, const float* b, long apart, long depth, float* made, long wide, bool add) {
+    for (; rows >= ROWS; rows -= ROWS, a.at += ROWS * a.row, made += ROWS * wide)
+        block<ROWS>(a, b, apart, depth, made, wide, add);
+    if (rows) last_block<ROWS - 1>(rows, a, b, apart, depth, made, wide, add);
+}
+
+// The three transforms along one side of a tile, of the paper's Section 4.3: B^T of six pixels, A^T of six products,
+// and A of four gradients.
+inline void of_pixels(const Vector* d, Vector* made) {
+    Vector even = d[4] - 4.0f * d[2], odd = d[3] - 4.0f * d[1], wide = d[4] - d[2], far = 2.0f * (d[3] - d[1]);
+    made[0] = 4.0f * d[0] - 5.0f * d[2] + d[4];
+    made[1] = even + odd;
+    made[2] = even - odd;
+    made[3] = wide + far;
+    made[4] = wide - far;
+    made[5] = 4.0f * d[1] - 5.0f * d[3] + d[5];
+}
+
+inline void of_products(const Vector* m, Vector* made) {
+    Vector sum = m[1] + m[2], difference = m[1] - m[2], wide = m[3] + m[4], far = m[3] - m[4];
+    made[0] = m[0] + sum + wide;
+    made[1] = difference + 2.0f * far;
+    made[2] = sum + 4.0f * wide;
+    made[3] = difference + 8.0f * far + m[5];
+}
+
+inline void of_gradients(const Vector* g, Vector* made) {
+    Vector even = g[0] + g[2], odd = g[1] + g[3], wide = g[0] + 4.0f * g[2], far = 2.0f * g[1] + 8.0f * g[3];
+    made[0] = g[0];
+    made[1] = even + odd;
+    made[2] = even - odd;
+    made[3] = wide + far;
+    made[4] = wide - far;
+    made[5] = g[3];
+}
+
+struct Images {
+    long height, width, channels;
+    long down() const { return (height + 3) / 4; }
+    long across() const { return (width + 3) / 4; }
+    bool has(long y, long x) const { return 0 <= y && y < height && 0 <= x && x < width; }
+};
+
+struct Tile {
+    long top, left;
+    const long start;  // of its image, in floats
+    Tile(const Images& of, long number)
+        : top(number / of.across() % of.down() * 4),
+          left(number % of.across() * 4),
+          start(number / (of.down() * of.across()) * of.height * of.width * of.channels) {}
+    long at(const Images& of, long y, long x) const { return start + (y * of.width + x) * of.channels; }
+};
+
+inline Vector positive(Vector value, Vector of) { return of > 0.0f ? value : Vector{}; }
+
+// A tile of SIDE x SIDE pixels from so far before its corner, rectified or not, transformed: 36 rows of channels, so
+// far apart.
+template <int SIDE, int BEFORE, void (*TRANSFORM)(const Vector*, Vector*), bool RECTIFIED, bool INSIDE>
+inline void seen(const float* pixels, const Images& of, const Tile& tile, float* made, long apart) {
+    for (long c = 0; c < of.channels; c += LANES) {
+        Vector columns[SIDE][6];
+        for (int x = 0; x < SIDE; x++) {
+            Vector column[SIDE];
+            for (int y = 0; y < SIDE; y++) {
+                long row = tile.top + y - BEFORE, place = tile.left + x - BEFORE;
+                column[y] = INSIDE || of.has(row, place) ? load(pixels + tile.at(of, row, place) + c) : Vector{};
+                if (RECTIFIED) column[y] = positive(column[y], column[y]);
+            }
+            TRANSFORM(column, columns[x]);
+        }
+        for (int y = 0; y < 6; y++) {
+            Vector row[SIDE], line[6];
+            for (int x = 0; x < SIDE; x++) row[x] = columns[x][y];
+            TRANSFORM(row, line);
+            for (int x = 0; x < 6; x++) store(made + (6 * y + x) * apart + c, line[x]);
+        }
+    }
+}
+
+template <int SIDE, int BEFORE, void (*TRANSFORM)(const Vector*, Vector*), bool RECTIFIED>
+inline void seen(const float* pixels, const Images& of, const Tile& tile, float* made, long apart) {
+    long first = BEFORE, last = SIDE - 1 - BEFORE;
+    if (of.has(tile.top - first, tile.left - first) && of.has(tile.top + last, tile.left + last))
+        seen<SIDE, BEFORE, TRANSFORM, RECTIFIED, true>(pixels, of, tile, made, apart);
+    else
+        seen<SIDE, BEFORE, TRANSFORM, RECTIFIED, false>(pixels, of, tile, made, apart);
+}
+
+inline void see_pixels(const float* pixels, bool rectified, const Images& of, const Tile& tile, float* made,
+                       long apart) {
+    if (rectified)
+        seen<6, 1, of_pixels, true>(pixels, of, tile, made, apart);
+    else
+        seen<6, 1, of_pixels, false>(pixels, of, tile, made, apart);
+}
+
+inline void see_gradients(const float* pixels, const Images& of, const Tile& tile, float* made, long apart) {
+    seen<4, 0, of_gradients, false>(pixels, of, tile, made, apart);
+}
+
+// The 4x4 results of a tile, as far as they lie in the image; where others, if there are any, are not positive, zero.
+inline void show(const float* products, long apart, const float* bias, const float* others, const Images& of,
+                 const Tile& tile, float* made) {
+    for (long c = 0; c < of.channels; c += LANES) {
+        Vector columns[6][4], more = bias ? load(bias + c) : Vector{};
+        for (int x = 0; x < 6; x++) {
+            Vector column[6];
+            for (int y = 0; y < 6; y++) column[y] = load(products + (6 * y + x) * apart + c);
+            of_products(column, columns[x]);
+        }
+        for (int y = 0; y < 4 && tile.top + y < of.height; y++) {
+            Vector row[6], line[4];
+            for (int x = 0; x < 6; x++) row[x] = columns[x][y];
+            of_products(row, line);
+            for (int x = 0; x < 4 && tile.left + x < of.width; x++) {
+                long place = tile.at(of, tile.top + y, tile.left + x) + c;
+                Vector value = line[x] + more;
+                store(made + place, others ? positive(value, load(others + place)) : value);
+            }
+        }
+    }
+}
+
+// 36 matrices of some tiles, (tiles, channels) each.
+struct Matrices {
+    const long channels, apart;
+    float* const at;
+    Matrices(long tiles, long channels)
+        : channels(channels),
+          apart(tiles * channels + APART),
+          at(static_cast<float*>(std::aligned_alloc(64, 36 * apart * sizeof(float)))) {}
+    ~Matrices() { std::free(at); }
+    Matrices(const Matrices&) = delete;
+    float* tile(long number) const { return at + number * channels; }
+    float* matrix(int number) const { return at + number * apart; }
+};
+
+}  // namespace
+
+extern "C" {
+
+// The channels that a multiple of is wanted.
+int panel() { return PANEL; }
+
+// images (N, H, W, inputs), filters (36, outputs / PANEL, inputs, PANEL), bias (outputs) or null, others (N, H, W,
+// outputs) or null: results are zero where these are not positive -> made (N, H, W, outputs)
+void convolve(const float* images, bool rectified, const float* filters, const float* bias, const float* others,
+              float* made, long height, long width, long inputs, long outputs, long first, long last, long together) {
+    Images from{height, width, inputs}, to{height, width, outputs};
+    Matrices pixels(together, inputs), products(together, outputs);
+    for (long begin = first; begin < last; begin += together) {
+        long count = std::min(together, last - begin);
+        for (long t = 0; t < count; t++)
+            see_pixels(images, rectified, from, Tile(from, begin + t), pixels.tile(t), pixels.apart);
+        for (int m = 0; m < 36; m++)
+            for (long o = 0; o < outputs; o += PANEL)
+                product(count, {pixels.matrix(m), inputs, 1}, filters + (m * outputs + o) * inputs, PANEL, inputs,
+                        products.matrix(m) + o, outputs, false);
+        for (long t = 0; t < count; t++)
+            show(products.tile(t), products.apart, bias, others, to, Tile(to, begin + t), made);
+    }
+}
+
+// images (N, H, W, inputs), gradients of the results (N, H, W, outputs)
+// -> made (36, outputs / PANEL, inputs, PANEL), the gradients of the filters
+void correlate(const float* images, bool rectified, const float* gradients, float* made, long height, long width,
+               long inputs, long outputs, long first, long last, long together) {
+    Images from{height, width, inputs}, to{height, width, outputs};
+    Matrices pixels(together, inputs), errors(together, outputs);
+    for (long begin = first; begin < last; begin += together) {
+        long count = std::min(together, last - begin);
+        for (long t = 0; t < count; t++) {
+            see_pixels(images, rectified, from, Tile(from, begin + t), pixels.tile(t), pixels.apart);
+            see_gradients(gradients, to, Tile(to, begin + t), errors.tile(t), errors.apart);
+        }
+        for (int m = 0; m < 36; m++)
+            for (long o = 0; o < outputs; o += PANEL)
+                product(inputs, {pixels.matrix(m), 1, inputs}, errors.matrix(m) + o, outputs, count,
+                        made + (m * outputs + o) * inputs, PANEL, begin > first);
+    }
+}
+}

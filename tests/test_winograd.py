@@ -1,0 +1,152 @@
+"""Winograd's convolutions: the results and gradients of torch's own, in whatever network, on however many threads."""
+
+import copy
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from restoration_env import winograd
+from restoration_env.benchmarks.networks import NETWORKS, build_network
+from restoration_env.benchmarks.train_single import SingleConfig, train_single
+from restoration_env.cli import main
+from restoration_env.errors import InvalidArgument
+from restoration_env.files import read_weights
+from restoration_env.images import ImagePool
+from restoration_env.winograd import WinogradConv2d, with_winograd
+
+compiled = pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+
+
+def stack(inputs=32, between=32, outputs=48, bias=True):
+    """Two convolutions with a rectifier between them."""
+    torch.manual_seed(0)
+    last = nn.Conv2d(between, outputs, 3, padding=1, bias=bias)
+    return nn.Sequential(nn.Conv2d(inputs, between, 3, padding=1), nn.ReLU(inplace=True), last)
+
+
+def everything(network, images):
+    """Result, gradient of the images and gradients of the weights."""
+    images = images.clone().requires_grad_()
+    made = network(images)
+    weight = torch.linspace(-1, 1, made.numel(), dtype=made.dtype).view(made.shape)
+    return [made.detach(), *torch.autograd.grad((made * weight).sum(), [images, *network.parameters()])]
+
+
+def off(found, wanted):
+    """The largest differences, in parts of the largest value."""
+    pairs = zip(found, wanted, strict=True)
+    return max(((one - other).abs().max() / other.abs().max().clamp_min(1e-6)).item() for one, other in pairs)
+
+
+@compiled
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(1, 3),
+    st.integers(1, 14),
+    st.integers(1, 14),
+    st.sampled_from([16, 32, 48]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_results_and_gradients_are_those_of_the_direct_way(count, height, width, channels, bias, last) -> None:
+    direct = stack(between=channels, bias=bias)
+    made = copy.deepcopy(direct)
+    with_winograd(made)
+    assert [type(made[place]) for place in (0, 2)] == [WinogradConv2d, WinogradConv2d]
+    images = torch.randn(count, 32, height, width, generator=torch.Generator().manual_seed(1))
+    images = images.contiguous(memory_format=torch.channels_last) if last else images
+    assert off(everything(made, images), everything(direct.double(), images.double())) < 1e-4
+
+
+@compiled
+def test_the_sums_do_not_depend_on_the_threads() -> None:
+    network, threads = stack(), torch.get_num_threads()
+    with_winograd(network)
+    images = torch.randn(9, 32, 61, 50)
+    results = []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            results.append(everything(network, images))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+@compiled
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_keeps_its_names_and_what_it_does(name) -> None:
+    torch.manual_seed(0)
+    direct = build_network(name).eval()
+    for parameter in direct.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)  # not the identity that it begins as
+    made = copy.deepcopy(direct)
+    with_winograd(made)
+    again = copy.deepcopy(made)
+    assert list(again.state_dict()) == list(direct.state_dict())
+    images = torch.rand(1, 3, 24, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(again(images), direct(images), atol=2e-4, rtol=0.0)
+    used = sum(isinstance(module, WinogradConv2d) for module in made.modules())
+    assert used == {"dncnn": 18, "vdsr": 18, "vdsr-s": 0, "equal-parameters": 12, "equal-multiply-adds": 11}[name]
+
+
+@compiled
+def test_what_it_cannot_compute_is_left_to_torch() -> None:
+    network = nn.ModuleList(
+        [
+            nn.Conv2d(32, 32, 3),
+            nn.Conv2d(32, 32, 3, padding=1, stride=2),
+            nn.Conv2d(32, 32, 5, padding=2),
+            nn.Conv2d(32, 32, 3, padding=1, groups=2),
+            nn.Conv2d(32, 20, 3, padding=1),
+            nn.Conv2d(32, 32, 3, padding=1, padding_mode="reflect"),
+        ]
+    )
+    with_winograd(network)
+    assert {type(module) for module in network} == {nn.Conv2d}
+    half = stack()
+    plain = copy.deepcopy(half)
+    with_winograd(half)
+    images = torch.randn(1, 32, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(half(images), plain(images))  # torch's own bfloat16
+    assert torch.equal(half.double()(images.double()), plain.double()(images.double()))
+
+
+@compiled
+def test_training_by_it_ends_with_the_weights_of_the_direct_way(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    pool = ImagePool(list(rng.integers(0, 256, (2, 72, 72, 3), dtype=np.uint8)), ["one", "two"])
+    ends = {}
+    for way in ("direct", "winograd"):
+        config = SingleConfig("equal-parameters", 4, batch=12, patch=24, validation_images=2, convolutions=way)
+        card = train_single(config, pool, pool, tmp_path / way)
+        assert card["training"]["convolutions"] == way
+        ends[way] = read_weights(tmp_path / way / "equal-parameters.safetensors")[0]
+    for name, wanted in ends["direct"].items():
+        torch.testing.assert_close(ends["winograd"][name], wanted, atol=1e-4, rtol=1e-2)
+
+
+def test_without_a_compiler_it_says_so(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(winograd, "_library", winograd._library.__wrapped__)
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InvalidArgument, match='convolutions must be "direct" where there is no C\\+\\+ compiler'):
+        SingleConfig("vdsr", convolutions="winograd")
+    monkeypatch.setenv("CXX", str(tmp_path / "none"))
+    with pytest.raises(InvalidArgument, match='convolutions must be "direct" with a compiler like .*none'):
+        SingleConfig("vdsr", convolutions="winograd")
+
+
+@pytest.mark.parametrize("command", (["single", "vdsr"], ["tools", "deblur-1"], ["agent", "--algo", "lookahead"]))
+def test_another_way_is_refused(command, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *command, "--convolutions", "fast"])
+    assert ended.value.code == 2
+    assert "convolutions must be one of direct, winograd, got 'fast'" in capsys.readouterr().err
