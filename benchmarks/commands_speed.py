@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from restoration_env.benchmarks import speed as measures
+from restoration_env.benchmarks.speed_convolutions import WAYS, training_steps
 from restoration_env.benchmarks.speed_photo import photograph
 from restoration_env.benchmarks.speed_picture import draw_speed
 from restoration_env.benchmarks.speed_training import training
@@ -20,6 +21,7 @@ from restoration_env.errors import InvalidArgument
 from restoration_env.files import write_json
 from restoration_env.provenance import provenance
 from restoration_env.rendering import save_png
+from restoration_env.winograd import check_convolutions
 
 SIZES = (1, 8, 64, 256, 1024, 4096)
 ON_A_GPU = (
@@ -34,6 +36,7 @@ ON_A_GPU = (
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
 @click.option("--threads", type=int, help="Threads of torch; all cores if not given.")
 @click.option("--quick", is_flag=True, help="Only the ratio at N = 64, in well under a minute.")
+@click.option("--training-step", is_flag=True, help="Only a training step, by each way to compute convolutions.")
 @click.option("--images", default="bundled", show_default=True, help="Test images for the agreement of the results.")
 @click.option("--split", default="test", show_default=True, help="Part of the test images, or all.")
 @click.option("--count", type=int, help="Patches of each severity for the agreement.  [default: 300, quick: 32]")
@@ -43,6 +46,7 @@ def speed(
     device: str,
     threads: int | None,
     quick: bool,
+    training_step: bool,
     images: str,
     split: str,
     count: int | None,
@@ -56,14 +60,18 @@ def speed(
         raise InvalidArgument("--count", "1 or more", count)
     if picture and not picture.lower().endswith(".png"):
         raise InvalidArgument("--picture", "a path that ends in .png", repr(picture))
-    if picture and quick:
-        raise InvalidArgument("--picture", "left out with --quick, which measures one N only")
+    if picture and (quick or training_step):
+        raise InvalidArgument("--picture", "left out with --quick and --training-step, which measure one N or none")
     torch.set_num_threads(threads or torch.get_num_threads())
     where = find_device(device)
+    if training_step:
+        if where.type != "cpu":
+            raise InvalidArgument("--device", "cpu with --training-step", repr(device))
+        check_convolutions("winograd")
     keep_freed_memory()
     words = ["restoration-env speed", f"--device {where}", f"--threads {torch.get_num_threads()}"]
     words += ["--quick"] if quick else []
-    words += [f"--images {Path(images).name} --split {split}"]
+    words += ["--training-step"] if training_step else [f"--images {Path(images).name} --split {split}"]
     words += [f"--count {count}"] if count else []
     result: dict[str, Any] = {
         **provenance(" ".join(words), where),
@@ -72,8 +80,14 @@ def speed(
     }
     with progress_bar() as bar:
         task = bar.add_task("speed", total=None, note="")
-        measured = _measure(str(where), quick, (images, split, count), lambda text: bar.update(task, note=text))
-    result.update(measured)
+
+        def note(text: str) -> None:
+            bar.update(task, note=text)
+
+        if training_step:
+            result["training_steps"] = training_steps(note=note)
+        else:
+            result.update(_measure(str(where), quick, (images, split, count), note))
     if json_path:
         write_json(json_path, result)
     if picture:
@@ -116,6 +130,8 @@ def _measure(device: str, quick: bool, suite: tuple[str, str, int | None], note:
 
 def tables(result: dict[str, Any]) -> list[Table]:
     """What was measured, for a terminal."""
+    if "training_steps" in result:
+        return [_steps_table(result)]
     rates, agree = result["rates"], result["agreement_db"]
     title = f"{result['device']}, {result['threads']} threads, N = {result['environments']}"
     table = Table("environments", "steps/s", "times naive", "share of limit", "largest dB off", title=title)
@@ -145,7 +161,22 @@ def tables(result: dict[str, Any]) -> list[Table]:
             shares = [f"{row['shares'][part]:.0%}" for part in ("environments", "policy", "copies")]
             train.add_row(name, f"{row['frames_per_second']:,.0f}", *shares)
         shown += [growth, photo, train]
+    if "training_steps" in result:
+        steps = Table("training step", *WAYS, title="milliseconds a patch | times as fast as direct")
+        for name, ways in result["training_steps"].items():
+            steps.add_row(
+                name, *(f"{w['milliseconds_per_patch']:.1f} | {w['times_faster']:.2f}" for w in ways.values())
+            )
+        shown.append(steps)
     return shown
+
+
+def _steps_table(result: dict[str, Any]) -> Table:
+    title = f"milliseconds a patch | times as fast as direct\n{result['device']}, {result['threads']} threads"
+    table = Table("a training step of", *WAYS, title=title)
+    for name, ways in result["training_steps"].items():
+        table.add_row(name, *(f"{w['milliseconds_per_patch']:.1f} | {w['times_faster']:.2f}" for w in ways.values()))
+    return table
 
 
 def _sweep_table(sweep: dict[str, Any]) -> Table:

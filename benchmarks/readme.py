@@ -14,7 +14,12 @@ from restoration_env.benchmarks.ceilings import ceilings_table
 from restoration_env.benchmarks.joint_study import joint_study_table
 from restoration_env.benchmarks.leaderboard import PATCH_SUITES
 from restoration_env.benchmarks.magnitudes import magnitudes_table
-from restoration_env.benchmarks.speed_tables import speed_gpu_sentence, speed_gpu_table, speed_table
+from restoration_env.benchmarks.speed_tables import (
+    speed_gpu_sentence,
+    speed_gpu_table,
+    speed_table,
+    training_steps_table,
+)
 from restoration_env.benchmarks.study_tables import contestants_table, fewer_images_table, policies_table
 from restoration_env.benchmarks.training_cost import Stage, toolbox_stages
 from restoration_env.files import replacing
@@ -304,6 +309,7 @@ _TABLES: dict[str, Callable[[], str]] = {
             ("speed", speed_table),
             ("speed_zen5", speed_table),
             ("speed_zen4", speed_table),
+            ("training_steps_zen3", training_steps_table),
             ("speed_gpu", speed_gpu_table),
         )
     },

@@ -26,6 +26,17 @@ def speed_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def training_steps_table(result: dict[str, Any]) -> str:
+    """Milliseconds a patch of a training step, and how many times faster than directly, as Markdown."""
+    steps = result["training_steps"]
+    heads = ["network", *next(iter(steps.values()))]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, ways in steps.items():
+        cells = (f"{way['milliseconds_per_patch']:.1f} ({way['times_faster']:.2f})" for way in ways.values())
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def speed_gpu_table(result: dict[str, Any]) -> str:
     """What a GPU does for each number of environments, as Markdown."""
     rates, graphs = result["sweep"][result["fastest"]], result["graphs"]

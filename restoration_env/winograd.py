@@ -67,6 +67,11 @@ def check_convolutions(name: str) -> None:
         _library()
 
 
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler to compile it."""
+    return _compiler() is not None
+
+
 def with_winograd(network: nn.Module) -> None:
     """Let a network compute its 3x3 convolutions by Winograd's algorithm, where their channels allow it.
 
@@ -161,10 +166,14 @@ def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
+def _compiler() -> str | None:
+    return os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+
+
 @functools.cache
 def _library() -> ctypes.CDLL:
     """The compiled source; compiling takes about two seconds, once a process."""
-    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    compiler = _compiler()
     if compiler is None:
         raise InvalidArgument("convolutions", '"direct" where there is no C++ compiler', '"winograd"')
     with tempfile.TemporaryDirectory() as folder:

@@ -12,11 +12,13 @@ from restoration_env.backends import openvino_installed
 from restoration_env.benchmarks import speed
 from restoration_env.benchmarks.commands_speed import speed as command
 from restoration_env.benchmarks.commands_speed import tables
+from restoration_env.benchmarks.speed_convolutions import training_steps
 from restoration_env.benchmarks.speed_photo import TOOLS, picture
 from restoration_env.benchmarks.speed_picture import draw_speed
 from restoration_env.devices import processor_units
 from restoration_env.errors import InvalidArgument
 from restoration_env.tools.catalogue import NAMES
+from restoration_env.winograd import has_compiler
 
 RESULT = json.loads((Path(speed.__file__).parent / "results" / "speed.json").read_text(encoding="utf-8"))
 
@@ -105,3 +107,15 @@ def test_the_units_of_the_processor_are_among_those_the_system_names():
     assert all(unit in named for unit in units)
     assert ("avx2" in named) == ("avx2" in units)
     assert RESULT["processor"], "the committed result says on what it was measured"
+
+
+@pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
+def test_every_way_takes_its_training_step() -> None:
+    told: list[str] = []
+    measured = training_steps(turns=1, batch=2, note=told.append)
+    assert list(measured) == ["vdsr", "equal-parameters", "equal-multiply-adds"]
+    for ways in measured.values():
+        assert list(ways) == ["direct, float32", "winograd, float32", "direct, bfloat16"]
+        assert ways["direct, float32"]["times_faster"] == 1.0
+        assert all(way["milliseconds_per_patch"] > 0.0 for way in ways.values())
+    assert len(told) == 2 * 3 * 3

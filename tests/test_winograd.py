@@ -1,7 +1,6 @@
 """Winograd's convolutions: the results and gradients of torch's own, in whatever network, on however many threads."""
 
 import copy
-import shutil
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from restoration_env.files import read_weights
 from restoration_env.images import ImagePool
 from restoration_env.winograd import WinogradConv2d, with_winograd
 
-compiled = pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+compiled = pytest.mark.skipif(not winograd.has_compiler(), reason="needs a C++ compiler")
 
 
 def stack(inputs=32, between=32, outputs=48, bias=True):
