@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from restoration_env.errors import InvalidArgument, UnknownName
 from restoration_env.workers import in_parallel
@@ -105,6 +107,7 @@ class _Convolution(torch.autograd.Function):
         return _convolved(images, rectifies, weight, bias, None)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, ...]:
         images, weight = ctx.saved_tensors
         gradients = gradients.contiguous(memory_format=torch.channels_last)
@@ -179,7 +182,8 @@ def _library() -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         made = str(Path(folder) / "winograd.so")
         try:
-            subprocess.run([compiler, *_OPTIONS, "-o", made, str(_SOURCE)], check=True, capture_output=True, text=True)
+            words = [*shlex.split(compiler), *_OPTIONS, "-o", made, str(_SOURCE)]
+            subprocess.run(words, check=True, capture_output=True, text=True)
         except (OSError, subprocess.CalledProcessError) as error:
             why = getattr(error, "stderr", "") or str(error)
             raise InvalidArgument("convolutions", f'"direct" with a compiler like {compiler}', why.strip()) from error
