@@ -52,13 +52,24 @@ class WinogradConv2d(nn.Conv2d):
     """
 
     rectifies = False
+    _seen: tuple[Any, ...] = (None,)
 
     def forward(self, input: Tensor) -> Tensor:
         """Images (N, C, H, W) to (N, outputs, H, W)."""
         if input.device.type != "cpu" or input.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
             return super().forward(F.relu(input) if self.rectifies else input)
-        result: Tensor = _Convolution.apply(input, self.weight, self.bias, self.rectifies)
+        result: Tensor = _Convolution.apply(input, self.weight, self.bias, self.rectifies, *self._filters())
         return result
+
+    @torch.no_grad()
+    def _filters(self) -> tuple[Tensor, Tensor]:
+        """The weights transformed, for results and for gradients; computed again when they have changed."""
+        weight = self.weight
+        state, *filters = self._seen
+        if state != (weight._version, weight.data_ptr()):
+            filters = [_transformed(weight), _transformed(weight.flip(2, 3).transpose(0, 1))]
+            self._seen = ((weight._version, weight.data_ptr()), *filters)
+        return filters[0], filters[1]
 
 
 def check_convolutions(name: str) -> None:
@@ -100,41 +111,49 @@ def _plain(conv: nn.Conv2d) -> bool:
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, rectifies: bool) -> Tensor:
+    def forward(
+        ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, rectifies: bool, filters: Tensor, turned: Tensor
+    ) -> Tensor:
         images = images.contiguous(memory_format=torch.channels_last)
-        ctx.save_for_backward(images, weight)
+        ctx.save_for_backward(images, turned)
         ctx.rectifies = rectifies
-        return _convolved(images, rectifies, weight, bias, None)
+        return _convolved(images, rectifies, filters, len(weight), bias, None)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, ...]:
-        images, weight = ctx.saved_tensors
+        images, turned = ctx.saved_tensors
         gradients = gradients.contiguous(memory_format=torch.channels_last)
-        of_images, of_weight, of_bias, _ = ctx.needs_input_grad
-        turned, others = weight.flip(2, 3).transpose(0, 1), images if ctx.rectifies else None
+        of_images, of_weight, of_bias = ctx.needs_input_grad[:3]
+        others = images if ctx.rectifies else None
         return (
-            _convolved(gradients, False, turned, None, others) if of_images else None,
+            _convolved(gradients, False, turned, images.shape[1], None, others) if of_images else None,
             _correlated(images, ctx.rectifies, gradients) if of_weight else None,
             gradients.sum((0, 2, 3)) if of_bias else None,
-            None,
+            *[None] * 3,
         )
 
 
-def _convolved(images: Tensor, rectified: bool, weight: Tensor, bias: Tensor | None, others: Tensor | None) -> Tensor:
-    """Images (N, C, H, W), rectified or not, with weights (outputs, C, 3, 3), to (N, outputs, H, W), channels last.
+def _convolved(
+    images: Tensor, rectified: bool, filters: Tensor, outputs: int, bias: Tensor | None, others: Tensor | None
+) -> Tensor:
+    """Images (N, C, H, W), rectified or not, with transformed filters to (N, outputs, H, W), channels last.
 
     Results are zero where ``others``, of their shape, are not positive.
     """
-    count, inputs, height, width = images.shape
-    outputs, panel = len(weight), _library().panel()
-    by_place = weight.reshape(outputs // panel, panel, inputs, 9).permute(3, 0, 2, 1)
-    filters = _both_sides() @ by_place.reshape(9, -1)
+    count, _, height, width = images.shape
     made = torch.empty(count, outputs, height, width, memory_format=torch.channels_last)
     bias = None if bias is None else bias.contiguous()
     given = (_address(images), rectified, *map(_address, (filters, bias, others, made)))
     list(in_parallel([partial(_library().convolve, *given, *piece) for piece in _pieces(images, outputs)]))
     return made
+
+
+def _transformed(weight: Tensor) -> Tensor:
+    """Weights (outputs, C, 3, 3) as filters (36, outputs / panel, C, panel)."""
+    outputs, inputs, panel = *weight.shape[:2], _library().panel()
+    by_place = weight.reshape(outputs // panel, panel, inputs, 9).permute(3, 0, 2, 1)
+    return (_both_sides() @ by_place.reshape(9, -1)).view(36, outputs // panel, inputs, panel)
 
 
 def _correlated(images: Tensor, rectified: bool, gradients: Tensor) -> Tensor:
