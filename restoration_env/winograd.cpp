@@ -1,8 +1,8 @@
 // 3x3 convolutions by Winograd's minimal filtering, F(4x4, 3x3): Lavin and Gray, "Fast Algorithms for Convolutional
 // Neural Networks", CVPR 2016. A tile of 4x4 results takes 36 products a pair of channels instead of 144.
 //
-// Images are (N, H, W, channels), zeros around them, channels a multiple of PANEL. Tiles are counted along the rows of
-// the images. A call treats the tiles from first to last, a few at a time, so that they stay in a core's cache.
+// Images are (N, H, W, channels), zeros around them, channels a multiple of LANES. Tiles are counted along the rows of
+// the images. A call treats the tiles from first to last, TOGETHER at a time, so that they stay in a core's cache.
 
 #include <algorithm>
 #include <cstdlib>
@@ -10,11 +10,12 @@
 namespace {
 
 #ifdef __AVX512F__
-constexpr int LANES = 16, VECTORS = 1, ROWS = 14;
+constexpr int LANES = 16, SUMS = 24;
+constexpr long TOGETHER = 48;
 #else
-constexpr int LANES = 8, VECTORS = 2, ROWS = 6;
+constexpr int LANES = 8, SUMS = 12;  // vectors in which a block of a product is summed: most of the registers
+constexpr long TOGETHER = 36;
 #endif
-constexpr int PANEL = LANES * VECTORS;  // columns of a block of a product
 constexpr long APART = 64;              // floats: matrices a power of two apart would share the same lines of a cache
 
 typedef float Vector __attribute__((vector_size(LANES * 4)));
@@ -29,36 +30,49 @@ struct Matrix {
     long row, column;
 };
 
-// ROWS x PANEL values of a product of the given depth, b (depth, PANEL) with rows so far apart.
-template <int R>
+// R rows of V vectors of a product of the given depth, b (depth, V * LANES) with rows so far apart.
+template <int V, int R>
 inline void block(Matrix a, const float* b, long apart, long depth, float* made, long wide, bool add) {
-    Vector sums[R][VECTORS];
+    Vector sums[R][V];
     for (int r = 0; r < R; r++)
-        for (int v = 0; v < VECTORS; v++) sums[r][v] = add ? load(made + r * wide + v * LANES) : Vector{};
+        for (int v = 0; v < V; v++) sums[r][v] = add ? load(made + r * wide + v * LANES) : Vector{};
     for (long k = 0; k < depth; k++, a.at += a.column, b += apart) {
-        Vector right[VECTORS];
-        for (int v = 0; v < VECTORS; v++) right[v] = load(b + v * LANES);
-#pragma GCC unroll 14
+        Vector right[V];
+        for (int v = 0; v < V; v++) right[v] = load(b + v * LANES);
+#pragma GCC unroll 24
         for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
-            for (int v = 0; v < VECTORS; v++) sums[r][v] += a.at[r * a.row] * right[v];
+            for (int v = 0; v < V; v++) sums[r][v] += a.at[r * a.row] * right[v];
     }
     for (int r = 0; r < R; r++)
-        for (int v = 0; v < VECTORS; v++) store(made + r * wide + v * LANES, sums[r][v]);
+        for (int v = 0; v < V; v++) store(made + r * wide + v * LANES, sums[r][v]);
 }
 
-template <int R>
+template <int V, int R>
 inline void last_block(long rows, Matrix a, const float* b, long apart, long depth, float* made, long wide, bool add) {
     if (rows == R)
-        block<R>(a, b, apart, depth, made, wide, add);
+        block<V, R>(a, b, apart, depth, made, wide, add);
     else if constexpr (R > 1)
-        last_block<R - 1>(rows, a, b, apart, depth, made, wide, add);
+        last_block<V, R - 1>(rows, a, b, apart, depth, made, wide, add);
 }
 
-inline void product(long rows, Matrix a, const float* b, long apart, long depth, float* made, long wide, bool add) {
+template <int V>
+inline void columns(long rows, Matrix a, const float* b, long apart, long depth, float* made, long wide, bool add) {
+    constexpr int ROWS = SUMS / V;
     for (; rows >= ROWS; rows -= ROWS, a.at += ROWS * a.row, made += ROWS * wide)
-        block<ROWS>(a, b, apart, depth, made, wide, add);
-    if (rows) last_block<ROWS - 1>(rows, a, b, apart, depth, made, wide, add);
+        block<V, ROWS>(a, b, apart, depth, made, wide, add);
+    if (rows) last_block<V, ROWS - 1>(rows, a, b, apart, depth, made, wide, add);
+}
+
+// Columns of a product that are computed together: two vectors wherever they can be.
+inline long panel_of(long width) { return width % (2 * LANES) ? LANES : 2 * LANES; }
+
+inline void product(long panel, long rows, Matrix a, const float* b, long apart, long depth, float* made, long wide,
+                    bool add) {
+    if (panel == LANES)
+        columns<1>(rows, a, b, apart, depth, made, wide, add);
+    else
+        columns<2>(rows, a, b, apart, depth, made, wide, add);
 }
 
 // The three transforms along one side of a tile, of the paper's Section 4.3: B^T of six pixels, A^T of six products,
@@ -197,43 +211,48 @@ struct Matrices {
 extern "C" {
 
 // The channels that a multiple of is wanted.
-int panel() { return PANEL; }
+int lanes() { return LANES; }
 
-// images (N, H, W, inputs), filters (36, outputs / PANEL, inputs, PANEL), bias (outputs) or null, others (N, H, W,
+// The columns of filters that lie together.
+long panel(long outputs) { return panel_of(outputs); }
+
+// images (N, H, W, inputs), filters (36, outputs / panel, inputs, panel), bias (outputs) or null, others (N, H, W,
 // outputs) or null: results are zero where these are not positive -> made (N, H, W, outputs)
 void convolve(const float* images, bool rectified, const float* filters, const float* bias, const float* others,
-              float* made, long height, long width, long inputs, long outputs, long first, long last, long together) {
+              float* made, long height, long width, long inputs, long outputs, long first, long last) {
     Images from{height, width, inputs}, to{height, width, outputs};
-    Matrices pixels(together, inputs), products(together, outputs);
-    for (long begin = first; begin < last; begin += together) {
-        long count = std::min(together, last - begin);
+    Matrices pixels(TOGETHER, inputs), products(TOGETHER, outputs);
+    long panel = panel_of(outputs);
+    for (long begin = first; begin < last; begin += TOGETHER) {
+        long count = std::min(TOGETHER, last - begin);
         for (long t = 0; t < count; t++)
             see_pixels(images, rectified, from, Tile(from, begin + t), pixels.tile(t), pixels.apart);
         for (int m = 0; m < 36; m++)
-            for (long o = 0; o < outputs; o += PANEL)
-                product(count, {pixels.matrix(m), inputs, 1}, filters + (m * outputs + o) * inputs, PANEL, inputs,
-                        products.matrix(m) + o, outputs, false);
+            for (long o = 0; o < outputs; o += panel)
+                product(panel, count, {pixels.matrix(m), inputs, 1}, filters + (m * outputs + o) * inputs, panel,
+                        inputs, products.matrix(m) + o, outputs, false);
         for (long t = 0; t < count; t++)
             show(products.tile(t), products.apart, bias, others, to, Tile(to, begin + t), made);
     }
 }
 
 // images (N, H, W, inputs), gradients of the results (N, H, W, outputs)
-// -> made (36, outputs / PANEL, inputs, PANEL), the gradients of the filters
+// -> made (36, outputs / panel, inputs, panel), the gradients of the filters
 void correlate(const float* images, bool rectified, const float* gradients, float* made, long height, long width,
-               long inputs, long outputs, long first, long last, long together) {
+               long inputs, long outputs, long first, long last) {
     Images from{height, width, inputs}, to{height, width, outputs};
-    Matrices pixels(together, inputs), errors(together, outputs);
-    for (long begin = first; begin < last; begin += together) {
-        long count = std::min(together, last - begin);
+    Matrices pixels(TOGETHER, inputs), errors(TOGETHER, outputs);
+    long panel = panel_of(outputs);
+    for (long begin = first; begin < last; begin += TOGETHER) {
+        long count = std::min(TOGETHER, last - begin);
         for (long t = 0; t < count; t++) {
             see_pixels(images, rectified, from, Tile(from, begin + t), pixels.tile(t), pixels.apart);
             see_gradients(gradients, to, Tile(to, begin + t), errors.tile(t), errors.apart);
         }
         for (int m = 0; m < 36; m++)
-            for (long o = 0; o < outputs; o += PANEL)
-                product(inputs, {pixels.matrix(m), 1, inputs}, errors.matrix(m) + o, outputs, count,
-                        made + (m * outputs + o) * inputs, PANEL, begin > first);
+            for (long o = 0; o < outputs; o += panel)
+                product(panel, inputs, {pixels.matrix(m), 1, inputs}, errors.matrix(m) + o, outputs, count,
+                        made + (m * outputs + o) * inputs, panel, begin > first);
     }
 }
 }

@@ -30,8 +30,7 @@ from restoration_env.workers import in_parallel
 CONVOLUTIONS = ("direct", "winograd")
 _SOURCE = Path(__file__).with_suffix(".cpp")
 _OPTIONS = ("-O3", "-march=native", "-std=gnu++17", "-ffp-contract=fast", "-shared", "-fPIC")
-_TOGETHER = 36  # tiles whose transforms fit in the cache of a core
-_PIECE = 1024  # tiles of a piece: the order of sums does not depend on how many threads there are
+_PIECE = 1024  # tiles: the order of sums does not depend on how many threads there are
 _FILTER = (  # G of the paper: three weights to what six pixels are multiplied by
     (1 / 4, 0, 0),
     (-1 / 6, -1 / 6, -1 / 6),
@@ -91,9 +90,9 @@ def with_winograd(network: nn.Module) -> None:
     Raises:
         InvalidArgument: if there is no C++ compiler, or it refuses the source.
     """
-    panel = _library().panel()
+    lanes = _library().lanes()
     for module in network.modules():
-        if type(module) is nn.Conv2d and _plain(module) and not (module.in_channels | module.out_channels) % panel:
+        if type(module) is nn.Conv2d and _plain(module) and not (module.in_channels | module.out_channels) % lanes:
             module.__class__ = WinogradConv2d
     for row in network.modules():
         names = list(row._modules) if type(row) is nn.Sequential else []
@@ -151,14 +150,16 @@ def _convolved(
 
 def _transformed(weight: Tensor) -> Tensor:
     """Weights (outputs, C, 3, 3) as filters (36, outputs / panel, C, panel)."""
-    outputs, inputs, panel = *weight.shape[:2], _library().panel()
+    outputs, inputs = weight.shape[:2]
+    panel = _library().panel(outputs)
     by_place = weight.reshape(outputs // panel, panel, inputs, 9).permute(3, 0, 2, 1)
     return (_both_sides() @ by_place.reshape(9, -1)).view(36, outputs // panel, inputs, panel)
 
 
 def _correlated(images: Tensor, rectified: bool, gradients: Tensor) -> Tensor:
     """The gradients (outputs, C, 3, 3) of the weights, of images and of the results' gradients, channels last."""
-    inputs, outputs, panel = images.shape[1], gradients.shape[1], _library().panel()
+    inputs, outputs = images.shape[1], gradients.shape[1]
+    panel = _library().panel(outputs)
     pieces = _pieces(images, outputs)
     made = torch.empty(len(pieces), 36, outputs // panel, inputs, panel)
     given = (_address(images), rectified, _address(gradients))
@@ -181,7 +182,7 @@ def _pieces(images: Tensor, outputs: int) -> list[tuple[int, ...]]:
     count, inputs, height, width = images.shape
     tiles = count * -(-height // 4) * -(-width // 4)
     ends = [*range(0, tiles, _PIECE), tiles]
-    return [(height, width, inputs, outputs, *ends[n : n + 2], _TOGETHER) for n in range(len(ends) - 1)]
+    return [(height, width, inputs, outputs, *ends[n : n + 2]) for n in range(len(ends) - 1)]
 
 
 def _address(tensor: Tensor | None) -> int | None:
@@ -208,6 +209,7 @@ def _library() -> ctypes.CDLL:
             raise InvalidArgument("convolutions", f'"direct" with a compiler like {compiler}', why.strip()) from error
         library = ctypes.CDLL(made)
     pointer, whether, number = ctypes.c_void_p, ctypes.c_bool, ctypes.c_long
-    library.convolve.argtypes, library.convolve.restype = [pointer, whether, *[pointer] * 4, *[number] * 7], None
-    library.correlate.argtypes, library.correlate.restype = [pointer, whether, *[pointer] * 2, *[number] * 7], None
+    library.convolve.argtypes, library.convolve.restype = [pointer, whether, *[pointer] * 4, *[number] * 6], None
+    library.correlate.argtypes, library.correlate.restype = [pointer, whether, *[pointer] * 2, *[number] * 6], None
+    library.panel.argtypes, library.panel.restype = [number], number
     return library

@@ -48,7 +48,7 @@ def off(found, wanted):
     st.integers(1, 3),
     st.integers(1, 14),
     st.integers(1, 14),
-    st.sampled_from([16, 32, 48]),
+    st.sampled_from([16, 32, 48, 64]),
     st.booleans(),
     st.booleans(),
 )
