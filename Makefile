@@ -11,7 +11,7 @@ demo: .venv/ready
 test: check pytest
 
 pytest: .venv/ready
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile
 
 long: .venv/ready
 	$(BIN)/python -m pytest -m long
