@@ -161,13 +161,6 @@ def tables(result: dict[str, Any]) -> list[Table]:
             shares = [f"{row['shares'][part]:.0%}" for part in ("environments", "policy", "copies")]
             train.add_row(name, f"{row['frames_per_second']:,.0f}", *shares)
         shown += [growth, photo, train]
-    if "training_steps" in result:
-        steps = Table("training step", *WAYS, title="milliseconds a patch | times as fast as direct")
-        for name, ways in result["training_steps"].items():
-            steps.add_row(
-                name, *(f"{w['milliseconds_per_patch']:.1f} | {w['times_faster']:.2f}" for w in ways.values())
-            )
-        shown.append(steps)
     return shown
 
 

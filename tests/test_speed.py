@@ -81,6 +81,7 @@ def test_the_result_that_ships_names_what_was_not_run() -> None:
         (["--count", "0"], "--count must be 1 or more"),
         (["--picture", "speed.jpg"], "--picture must be a path that ends in .png"),
         (["--quick", "--picture", "speed.png"], "--picture must be left out with --quick"),
+        (["--training-step", "--picture", "speed.png"], "--picture must be left out with --quick and --training-step"),
         (["--device", "tpu"], "device must be"),
     ],
 )
@@ -119,3 +120,5 @@ def test_every_way_takes_its_training_step() -> None:
         assert ways["direct, float32"]["times_faster"] == 1.0
         assert all(way["milliseconds_per_patch"] > 0.0 for way in ways.values())
     assert len(told) == 2 * 3 * 3
+    (table,) = tables({"training_steps": measured, "device": "a processor", "threads": 1})
+    assert (table.row_count, len(table.columns)) == (3, 4)
