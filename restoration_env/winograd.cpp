@@ -1,5 +1,5 @@
-// 3x3 convolutions by Winograd's minimal filtering, F(4x4, 3x3): Lavin and Gray, "Fast Algorithms for Convolutional
-// Neural Networks", CVPR 2016. A tile of 4x4 results takes 36 products a pair of channels instead of 144.
+// 3x3 convolutions by Winograd's minimal filtering, F(6x6, 3x3): Lavin and Gray, "Fast Algorithms for Convolutional
+// Neural Networks", CVPR 2016. A tile of 6x6 results takes 64 products a pair of channels instead of 324.
 //
 // Images are (N, H, W, channels), zeros around them, channels a multiple of LANES. Tiles are counted along the rows of
 // the images. A call treats the tiles from first to last, TOGETHER at a time, so that they stay in a core's cache.
@@ -14,8 +14,10 @@ constexpr int LANES = 16, SUMS = 24;
 constexpr long TOGETHER = 48;
 #else
 constexpr int LANES = 8, SUMS = 12;  // vectors in which a block of a product is summed: most of the registers
-constexpr long TOGETHER = 36;
+constexpr long TOGETHER = 24;
 #endif
+constexpr int TILE = 6, SIDE = TILE + 2;  // of results, and of the pixels that they depend on
+constexpr int PLACES = SIDE * SIDE;
 constexpr long APART = 64;              // floats: matrices a power of two apart would share the same lines of a cache
 
 typedef float Vector __attribute__((vector_size(LANES * 4)));
@@ -75,40 +77,51 @@ inline void product(long panel, long rows, Matrix a, const float* b, long apart,
         columns<2>(rows, a, b, apart, depth, made, wide, add);
 }
 
-// The three transforms along one side of a tile, of the paper's Section 4.3: B^T of six pixels, A^T of six products,
-// and A of four gradients.
+// The three transforms along one side of a tile, of the paper's Section 4 with the points 0, 1, -1, 2, -2, 1/2 and -1/2:
+// B^T of eight pixels, A^T of eight products, and A of six gradients.
 inline void of_pixels(const Vector* d, Vector* made) {
-    Vector even = d[4] - 4.0f * d[2], odd = d[3] - 4.0f * d[1], wide = d[4] - d[2], far = 2.0f * (d[3] - d[1]);
-    made[0] = 4.0f * d[0] - 5.0f * d[2] + d[4];
+    Vector even = d[2] + d[6] - 4.25f * d[4], odd = d[1] + d[5] - 4.25f * d[3];
+    made[0] = d[0] - d[6] + 5.25f * (d[4] - d[2]);
     made[1] = even + odd;
     made[2] = even - odd;
-    made[3] = wide + far;
-    made[4] = wide - far;
-    made[5] = 4.0f * d[1] - 5.0f * d[3] + d[5];
+    even = 0.25f * d[2] - 1.25f * d[4] + d[6], odd = 0.5f * d[1] - 2.5f * d[3] + 2.0f * d[5];
+    made[3] = even + odd;
+    made[4] = even - odd;
+    even = 4.0f * d[2] - 5.0f * d[4] + d[6], odd = 2.0f * d[1] - 2.5f * d[3] + 0.5f * d[5];
+    made[5] = even + odd;
+    made[6] = even - odd;
+    made[7] = d[7] - d[1] + 5.25f * (d[3] - d[5]);
 }
 
 inline void of_products(const Vector* m, Vector* made) {
-    Vector sum = m[1] + m[2], difference = m[1] - m[2], wide = m[3] + m[4], far = m[3] - m[4];
-    made[0] = m[0] + sum + wide;
-    made[1] = difference + 2.0f * far;
-    made[2] = sum + 4.0f * wide;
-    made[3] = difference + 8.0f * far + m[5];
+    Vector one = m[1] + m[2], two = m[3] + m[4], half = m[5] + m[6];
+    made[0] = m[0] + one + two + half;
+    made[2] = one + 4.0f * two + 0.25f * half;
+    made[4] = one + 16.0f * two + 0.0625f * half;
+    one = m[1] - m[2], two = m[3] - m[4], half = m[5] - m[6];
+    made[1] = one + 2.0f * two + 0.5f * half;
+    made[3] = one + 8.0f * two + 0.125f * half;
+    made[5] = one + 32.0f * two + 0.03125f * half + m[7];
 }
 
 inline void of_gradients(const Vector* g, Vector* made) {
-    Vector even = g[0] + g[2], odd = g[1] + g[3], wide = g[0] + 4.0f * g[2], far = 2.0f * g[1] + 8.0f * g[3];
+    Vector even = g[0] + g[2] + g[4], odd = g[1] + g[3] + g[5];
     made[0] = g[0];
     made[1] = even + odd;
     made[2] = even - odd;
-    made[3] = wide + far;
-    made[4] = wide - far;
-    made[5] = g[3];
+    even = g[0] + 4.0f * g[2] + 16.0f * g[4], odd = 2.0f * g[1] + 8.0f * g[3] + 32.0f * g[5];
+    made[3] = even + odd;
+    made[4] = even - odd;
+    even = g[0] + 0.25f * g[2] + 0.0625f * g[4], odd = 0.5f * g[1] + 0.125f * g[3] + 0.03125f * g[5];
+    made[5] = even + odd;
+    made[6] = even - odd;
+    made[7] = g[5];
 }
 
 struct Images {
     long height, width, channels;
-    long down() const { return (height + 3) / 4; }
-    long across() const { return (width + 3) / 4; }
+    long down() const { return (height + TILE - 1) / TILE; }
+    long across() const { return (width + TILE - 1) / TILE; }
     bool has(long y, long x) const { return 0 <= y && y < height && 0 <= x && x < width; }
 };
 
@@ -116,74 +129,74 @@ struct Tile {
     long top, left;
     const long start;  // of its image, in floats
     Tile(const Images& of, long number)
-        : top(number / of.across() % of.down() * 4),
-          left(number % of.across() * 4),
+        : top(number / of.across() % of.down() * TILE),
+          left(number % of.across() * TILE),
           start(number / (of.down() * of.across()) * of.height * of.width * of.channels) {}
     long at(const Images& of, long y, long x) const { return start + (y * of.width + x) * of.channels; }
 };
 
 inline Vector positive(Vector value, Vector of) { return of > 0.0f ? value : Vector{}; }
 
-// A tile of SIDE x SIDE pixels from so far before its corner, rectified or not, transformed: 36 rows of channels, so
-// far apart.
-template <int SIDE, int BEFORE, void (*TRANSFORM)(const Vector*, Vector*), bool RECTIFIED, bool INSIDE>
+// A tile of SEEN x SEEN pixels from so far before its corner, rectified or not, transformed: rows of channels, one for
+// each place and so far apart.
+template <int SEEN, int BEFORE, void (*TRANSFORM)(const Vector*, Vector*), bool RECTIFIED, bool INSIDE>
 inline void seen(const float* pixels, const Images& of, const Tile& tile, float* made, long apart) {
     for (long c = 0; c < of.channels; c += LANES) {
-        Vector columns[SIDE][6];
-        for (int x = 0; x < SIDE; x++) {
-            Vector column[SIDE];
-            for (int y = 0; y < SIDE; y++) {
+        Vector columns[SEEN][SIDE];
+        for (int x = 0; x < SEEN; x++) {
+            Vector column[SEEN];
+            for (int y = 0; y < SEEN; y++) {
                 long row = tile.top + y - BEFORE, place = tile.left + x - BEFORE;
                 column[y] = INSIDE || of.has(row, place) ? load(pixels + tile.at(of, row, place) + c) : Vector{};
                 if (RECTIFIED) column[y] = positive(column[y], column[y]);
             }
             TRANSFORM(column, columns[x]);
         }
-        for (int y = 0; y < 6; y++) {
-            Vector row[SIDE], line[6];
-            for (int x = 0; x < SIDE; x++) row[x] = columns[x][y];
+        for (int y = 0; y < SIDE; y++) {
+            Vector row[SEEN], line[SIDE];
+            for (int x = 0; x < SEEN; x++) row[x] = columns[x][y];
             TRANSFORM(row, line);
-            for (int x = 0; x < 6; x++) store(made + (6 * y + x) * apart + c, line[x]);
+            for (int x = 0; x < SIDE; x++) store(made + (SIDE * y + x) * apart + c, line[x]);
         }
     }
 }
 
-template <int SIDE, int BEFORE, void (*TRANSFORM)(const Vector*, Vector*), bool RECTIFIED>
+template <int SEEN, int BEFORE, void (*TRANSFORM)(const Vector*, Vector*), bool RECTIFIED>
 inline void seen(const float* pixels, const Images& of, const Tile& tile, float* made, long apart) {
-    long first = BEFORE, last = SIDE - 1 - BEFORE;
+    long first = BEFORE, last = SEEN - 1 - BEFORE;
     if (of.has(tile.top - first, tile.left - first) && of.has(tile.top + last, tile.left + last))
-        seen<SIDE, BEFORE, TRANSFORM, RECTIFIED, true>(pixels, of, tile, made, apart);
+        seen<SEEN, BEFORE, TRANSFORM, RECTIFIED, true>(pixels, of, tile, made, apart);
     else
-        seen<SIDE, BEFORE, TRANSFORM, RECTIFIED, false>(pixels, of, tile, made, apart);
+        seen<SEEN, BEFORE, TRANSFORM, RECTIFIED, false>(pixels, of, tile, made, apart);
 }
 
 inline void see_pixels(const float* pixels, bool rectified, const Images& of, const Tile& tile, float* made,
                        long apart) {
     if (rectified)
-        seen<6, 1, of_pixels, true>(pixels, of, tile, made, apart);
+        seen<SIDE, 1, of_pixels, true>(pixels, of, tile, made, apart);
     else
-        seen<6, 1, of_pixels, false>(pixels, of, tile, made, apart);
+        seen<SIDE, 1, of_pixels, false>(pixels, of, tile, made, apart);
 }
 
 inline void see_gradients(const float* pixels, const Images& of, const Tile& tile, float* made, long apart) {
-    seen<4, 0, of_gradients, false>(pixels, of, tile, made, apart);
+    seen<TILE, 0, of_gradients, false>(pixels, of, tile, made, apart);
 }
 
-// The 4x4 results of a tile, as far as they lie in the image; where others, if there are any, are not positive, zero.
+// The 6x6 results of a tile, as far as they lie in the image; where others, if there are any, are not positive, zero.
 inline void show(const float* products, long apart, const float* bias, const float* others, const Images& of,
                  const Tile& tile, float* made) {
     for (long c = 0; c < of.channels; c += LANES) {
-        Vector columns[6][4], more = bias ? load(bias + c) : Vector{};
-        for (int x = 0; x < 6; x++) {
-            Vector column[6];
-            for (int y = 0; y < 6; y++) column[y] = load(products + (6 * y + x) * apart + c);
+        Vector columns[SIDE][TILE], more = bias ? load(bias + c) : Vector{};
+        for (int x = 0; x < SIDE; x++) {
+            Vector column[SIDE];
+            for (int y = 0; y < SIDE; y++) column[y] = load(products + (SIDE * y + x) * apart + c);
             of_products(column, columns[x]);
         }
-        for (int y = 0; y < 4 && tile.top + y < of.height; y++) {
-            Vector row[6], line[4];
-            for (int x = 0; x < 6; x++) row[x] = columns[x][y];
+        for (int y = 0; y < TILE && tile.top + y < of.height; y++) {
+            Vector row[SIDE], line[TILE];
+            for (int x = 0; x < SIDE; x++) row[x] = columns[x][y];
             of_products(row, line);
-            for (int x = 0; x < 4 && tile.left + x < of.width; x++) {
+            for (int x = 0; x < TILE && tile.left + x < of.width; x++) {
                 long place = tile.at(of, tile.top + y, tile.left + x) + c;
                 Vector value = line[x] + more;
                 store(made + place, others ? positive(value, load(others + place)) : value);
@@ -192,14 +205,14 @@ inline void show(const float* products, long apart, const float* bias, const flo
     }
 }
 
-// 36 matrices of some tiles, (tiles, channels) each.
+// The matrices of some tiles, (tiles, channels) for each place.
 struct Matrices {
     const long channels, apart;
     float* const at;
     Matrices(long tiles, long channels)
         : channels(channels),
           apart(tiles * channels + APART),
-          at(static_cast<float*>(std::aligned_alloc(64, 36 * apart * sizeof(float)))) {}
+          at(static_cast<float*>(std::aligned_alloc(64, PLACES * apart * sizeof(float)))) {}
     ~Matrices() { std::free(at); }
     Matrices(const Matrices&) = delete;
     float* tile(long number) const { return at + number * channels; }
@@ -216,7 +229,7 @@ int lanes() { return LANES; }
 // The columns of filters that lie together.
 long panel(long outputs) { return panel_of(outputs); }
 
-// images (N, H, W, inputs), filters (36, outputs / panel, inputs, panel), bias (outputs) or null, others (N, H, W,
+// images (N, H, W, inputs), filters (64, outputs / panel, inputs, panel), bias (outputs) or null, others (N, H, W,
 // outputs) or null: results are zero where these are not positive -> made (N, H, W, outputs)
 void convolve(const float* images, bool rectified, const float* filters, const float* bias, const float* others,
               float* made, long height, long width, long inputs, long outputs, long first, long last) {
@@ -227,7 +240,7 @@ void convolve(const float* images, bool rectified, const float* filters, const f
         long count = std::min(TOGETHER, last - begin);
         for (long t = 0; t < count; t++)
             see_pixels(images, rectified, from, Tile(from, begin + t), pixels.tile(t), pixels.apart);
-        for (int m = 0; m < 36; m++)
+        for (int m = 0; m < PLACES; m++)
             for (long o = 0; o < outputs; o += panel)
                 product(panel, count, {pixels.matrix(m), inputs, 1}, filters + (m * outputs + o) * inputs, panel,
                         inputs, products.matrix(m) + o, outputs, false);
@@ -237,7 +250,7 @@ void convolve(const float* images, bool rectified, const float* filters, const f
 }
 
 // images (N, H, W, inputs), gradients of the results (N, H, W, outputs)
-// -> made (36, outputs / panel, inputs, panel), the gradients of the filters
+// -> made (64, outputs / panel, inputs, panel), the gradients of the filters
 void correlate(const float* images, bool rectified, const float* gradients, float* made, long height, long width,
                long inputs, long outputs, long first, long last) {
     Images from{height, width, inputs}, to{height, width, outputs};
@@ -249,7 +262,7 @@ void correlate(const float* images, bool rectified, const float* gradients, floa
             see_pixels(images, rectified, from, Tile(from, begin + t), pixels.tile(t), pixels.apart);
             see_gradients(gradients, to, Tile(to, begin + t), errors.tile(t), errors.apart);
         }
-        for (int m = 0; m < 36; m++)
+        for (int m = 0; m < PLACES; m++)
             for (long o = 0; o < outputs; o += panel)
                 product(panel, inputs, {pixels.matrix(m), 1, inputs}, errors.matrix(m) + o, outputs, count,
                         made + (m * outputs + o) * inputs, panel, begin > first);

@@ -1,7 +1,7 @@
 """3x3 convolutions by Winograd's minimal filtering, compiled for this processor by its C++ compiler.
 
 A processor without bfloat16 trains in float32, where torch computes every product of a convolution. Winograd's
-F(4x4, 3x3) (Lavin and Gray, CVPR 2016) needs a quarter of them: forwards, for the gradients of the images, and for
+F(6x6, 3x3) (Lavin and Gray, CVPR 2016) needs a fifth of them: forwards, for the gradients of the images, and for
 those of the filters. Results differ from torch's by rounding, about a hundred-thousandth of the largest.
 """
 
@@ -30,13 +30,16 @@ from restoration_env.workers import in_parallel
 CONVOLUTIONS = ("direct", "winograd")
 _SOURCE = Path(__file__).with_suffix(".cpp")
 _OPTIONS = ("-O3", "-march=native", "-std=gnu++17", "-ffp-contract=fast", "-shared", "-fPIC")
-_PIECE = 1024  # tiles: the order of sums does not depend on how many threads there are
-_FILTER = (  # G of the paper: three weights to what six pixels are multiplied by
-    (1 / 4, 0, 0),
-    (-1 / 6, -1 / 6, -1 / 6),
-    (-1 / 6, 1 / 6, -1 / 6),
-    (1 / 24, 1 / 12, 1 / 6),
-    (1 / 24, -1 / 12, 1 / 6),
+_TILE = 6  # results on a side, as in the source
+_PIECE = 484  # tiles: the order of sums does not depend on how many threads there are
+_FILTER = (  # G of the paper: three weights to what eight pixels are multiplied by
+    (1, 0, 0),
+    (-2 / 9, -2 / 9, -2 / 9),
+    (-2 / 9, 2 / 9, -2 / 9),
+    (1 / 90, 1 / 45, 2 / 45),
+    (1 / 90, -1 / 45, 2 / 45),
+    (32 / 45, 16 / 45, 8 / 45),
+    (32 / 45, -16 / 45, 8 / 45),
     (0, 0, 1),
 )
 
@@ -149,11 +152,11 @@ def _convolved(
 
 
 def _transformed(weight: Tensor) -> Tensor:
-    """Weights (outputs, C, 3, 3) as filters (36, outputs / panel, C, panel)."""
+    """Weights (outputs, C, 3, 3) as filters (64, outputs / panel, C, panel)."""
     outputs, inputs = weight.shape[:2]
     panel = _library().panel(outputs)
     by_place = weight.reshape(outputs // panel, panel, inputs, 9).permute(3, 0, 2, 1)
-    return (_both_sides() @ by_place.reshape(9, -1)).view(36, outputs // panel, inputs, panel)
+    return (_both_sides() @ by_place.reshape(9, -1)).view(64, outputs // panel, inputs, panel)
 
 
 def _correlated(images: Tensor, rectified: bool, gradients: Tensor) -> Tensor:
@@ -161,18 +164,18 @@ def _correlated(images: Tensor, rectified: bool, gradients: Tensor) -> Tensor:
     inputs, outputs = images.shape[1], gradients.shape[1]
     panel = _library().panel(outputs)
     pieces = _pieces(images, outputs)
-    made = torch.empty(len(pieces), 36, outputs // panel, inputs, panel)
+    made = torch.empty(len(pieces), 64, outputs // panel, inputs, panel)
     given = (_address(images), rectified, _address(gradients))
     calls = [
         partial(_library().correlate, *given, _address(part), *piece) for part, piece in zip(made, pieces, strict=True)
     ]
     list(in_parallel(calls))
-    by_place = _both_sides().T @ made.sum(0).view(36, -1)
+    by_place = _both_sides().T @ made.sum(0).view(64, -1)
     return by_place.view(9, outputs // panel, inputs, panel).permute(1, 3, 2, 0).reshape(outputs, inputs, 3, 3)
 
 
 def _both_sides() -> Tensor:
-    """The transform of whole filters: nine weights to 36."""
+    """The transform of whole filters: nine weights to 64."""
     transform = torch.tensor(_FILTER)
     return torch.kron(transform, transform)
 
@@ -180,7 +183,7 @@ def _both_sides() -> Tensor:
 def _pieces(images: Tensor, outputs: int) -> list[tuple[int, ...]]:
     """What the compiled functions have to know of each piece of the work."""
     count, inputs, height, width = images.shape
-    tiles = count * -(-height // 4) * -(-width // 4)
+    tiles = count * -(-height // _TILE) * -(-width // _TILE)
     ends = [*range(0, tiles, _PIECE), tiles]
     return [(height, width, inputs, outputs, *ends[n : n + 2]) for n in range(len(ends) - 1)]
 
