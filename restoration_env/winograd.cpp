@@ -18,6 +18,7 @@ constexpr long TOGETHER = 24;
 #endif
 constexpr int TILE = 6, SIDE = TILE + 2;  // of results, and of the pixels that they depend on
 constexpr int PLACES = SIDE * SIDE;
+constexpr long SUMMED = 64;  // pixels whose sum goes to memory
 constexpr long APART = 64;              // floats: matrices a power of two apart would share the same lines of a cache
 
 typedef float Vector __attribute__((vector_size(LANES * 4)));
@@ -137,18 +138,29 @@ struct Tile {
 
 inline Vector positive(Vector value, Vector of) { return of > 0.0f ? value : Vector{}; }
 
-// A tile of SEEN x SEEN pixels from so far before its corner, rectified or not, transformed: rows of channels, one for
-// each place and so far apart.
-template <int SEEN, int BEFORE, void (*TRANSFORM)(const Vector*, Vector*), bool RECTIFIED, bool INSIDE>
-inline void seen(const float* pixels, const Images& of, const Tile& tile, float* made, long apart) {
+// How pixels are seen: as they are, rectified, or normalised and rectified, by a scale and a shift of each channel.
+enum How { AS_THEY_ARE, RECTIFIED, NORMALISED };
+
+struct Norm {
+    const float *scale, *shift;  // (channels), or null
+    How how(bool rectified) const { return scale ? NORMALISED : rectified ? RECTIFIED : AS_THEY_ARE; }
+    Vector of(Vector pixels, long channel) const { return pixels * load(scale + channel) + load(shift + channel); }
+};
+
+// A tile of SEEN x SEEN pixels from so far before its corner, transformed: rows of channels, one for each place and so
+// far apart.
+template <int SEEN, int BEFORE, void (*TRANSFORM)(const Vector*, Vector*), How HOW, bool INSIDE>
+inline void seen(const float* pixels, const Norm& norm, const Images& of, const Tile& tile, float* made, long apart) {
     for (long c = 0; c < of.channels; c += LANES) {
         Vector columns[SEEN][SIDE];
         for (int x = 0; x < SEEN; x++) {
             Vector column[SEEN];
             for (int y = 0; y < SEEN; y++) {
                 long row = tile.top + y - BEFORE, place = tile.left + x - BEFORE;
-                column[y] = INSIDE || of.has(row, place) ? load(pixels + tile.at(of, row, place) + c) : Vector{};
-                if (RECTIFIED) column[y] = positive(column[y], column[y]);
+                bool there = INSIDE || of.has(row, place);
+                column[y] = there ? load(pixels + tile.at(of, row, place) + c) : Vector{};
+                if (HOW == NORMALISED && there) column[y] = norm.of(column[y], c);
+                if (HOW != AS_THEY_ARE) column[y] = positive(column[y], column[y]);
             }
             TRANSFORM(column, columns[x]);
         }
@@ -161,32 +173,37 @@ inline void seen(const float* pixels, const Images& of, const Tile& tile, float*
     }
 }
 
-template <int SEEN, int BEFORE, void (*TRANSFORM)(const Vector*, Vector*), bool RECTIFIED>
-inline void seen(const float* pixels, const Images& of, const Tile& tile, float* made, long apart) {
+template <int SEEN, int BEFORE, void (*TRANSFORM)(const Vector*, Vector*), How HOW>
+inline void seen(const float* pixels, const Norm& norm, const Images& of, const Tile& tile, float* made, long apart) {
     long first = BEFORE, last = SEEN - 1 - BEFORE;
     if (of.has(tile.top - first, tile.left - first) && of.has(tile.top + last, tile.left + last))
-        seen<SEEN, BEFORE, TRANSFORM, RECTIFIED, true>(pixels, of, tile, made, apart);
+        seen<SEEN, BEFORE, TRANSFORM, HOW, true>(pixels, norm, of, tile, made, apart);
     else
-        seen<SEEN, BEFORE, TRANSFORM, RECTIFIED, false>(pixels, of, tile, made, apart);
+        seen<SEEN, BEFORE, TRANSFORM, HOW, false>(pixels, norm, of, tile, made, apart);
 }
 
-inline void see_pixels(const float* pixels, bool rectified, const Images& of, const Tile& tile, float* made,
+inline void see_pixels(const float* pixels, How how, const Norm& norm, const Images& of, const Tile& tile, float* made,
                        long apart) {
-    if (rectified)
-        seen<SIDE, 1, of_pixels, true>(pixels, of, tile, made, apart);
+    if (how == NORMALISED)
+        seen<SIDE, 1, of_pixels, NORMALISED>(pixels, norm, of, tile, made, apart);
+    else if (how == RECTIFIED)
+        seen<SIDE, 1, of_pixels, RECTIFIED>(pixels, norm, of, tile, made, apart);
     else
-        seen<SIDE, 1, of_pixels, false>(pixels, of, tile, made, apart);
+        seen<SIDE, 1, of_pixels, AS_THEY_ARE>(pixels, norm, of, tile, made, apart);
 }
 
 inline void see_gradients(const float* pixels, const Images& of, const Tile& tile, float* made, long apart) {
-    seen<TILE, 0, of_gradients, false>(pixels, of, tile, made, apart);
+    seen<TILE, 0, of_gradients, AS_THEY_ARE>(pixels, {}, of, tile, made, apart);
 }
 
-// The 6x6 results of a tile, as far as they lie in the image; where others, if there are any, are not positive, zero.
-inline void show(const float* products, long apart, const float* bias, const float* others, const Images& of,
-                 const Tile& tile, float* made) {
+// The 6x6 results of a tile, as far as they lie in the image. They are zero where others, if there are any, are seen as
+// not positive; where others are normalised, the sums (2, channels) of the results and of their products with others
+// grow.
+template <How OTHERS>
+inline void show(const float* products, long apart, const float* bias, const float* others, const Norm& norm,
+                 const Images& of, const Tile& tile, float* made, float* sums) {
     for (long c = 0; c < of.channels; c += LANES) {
-        Vector columns[SIDE][TILE], more = bias ? load(bias + c) : Vector{};
+        Vector columns[SIDE][TILE], more = bias ? load(bias + c) : Vector{}, sum{}, mixed{};
         for (int x = 0; x < SIDE; x++) {
             Vector column[SIDE];
             for (int y = 0; y < SIDE; y++) column[y] = load(products + (SIDE * y + x) * apart + c);
@@ -199,8 +216,17 @@ inline void show(const float* products, long apart, const float* bias, const flo
             for (int x = 0; x < TILE && tile.left + x < of.width; x++) {
                 long place = tile.at(of, tile.top + y, tile.left + x) + c;
                 Vector value = line[x] + more;
-                store(made + place, others ? positive(value, load(others + place)) : value);
+                if (OTHERS != AS_THEY_ARE) {
+                    Vector other = load(others + place);
+                    value = positive(value, OTHERS == NORMALISED ? norm.of(other, c) : other);
+                    sum += value, mixed += value * other;
+                }
+                store(made + place, value);
             }
+        }
+        if (OTHERS == NORMALISED) {
+            store(sums + c, load(sums + c) + sum);
+            store(sums + of.channels + c, load(sums + of.channels + c) + mixed);
         }
     }
 }
@@ -229,37 +255,45 @@ int lanes() { return LANES; }
 // The columns of filters that lie together.
 long panel(long outputs) { return panel_of(outputs); }
 
-// images (N, H, W, inputs), filters (64, outputs / panel, inputs, panel), bias (outputs) or null, others (N, H, W,
-// outputs) or null: results are zero where these are not positive -> made (N, H, W, outputs)
-void convolve(const float* images, bool rectified, const float* filters, const float* bias, const float* others,
-              float* made, long height, long width, long inputs, long outputs, long first, long last) {
+// images (N, H, W, inputs), rectified or not, before that normalised by scale and shift (inputs) or these null; filters
+// (64, outputs / panel, inputs, panel); bias (outputs) or null -> made (N, H, W, outputs)
+//
+// If others (N, H, W, outputs) are not null, results are zero where these, normalised if of_others is not null, are not
+// positive; if they are normalised, the sums (2, outputs) of results and of results times others grow.
+void convolve(const float* images, bool rectified, const float* scale, const float* shift, const float* filters,
+              const float* bias, const float* others, const float* scale_of_others, const float* shift_of_others,
+              float* sums, float* made, long height, long width, long inputs, long outputs, long first, long last) {
     Images from{height, width, inputs}, to{height, width, outputs};
+    Norm norm{scale, shift}, norm_of_others{scale_of_others, shift_of_others};
+    How how = norm.how(rectified), how_others = norm_of_others.how(others);
+    auto shown = how_others == NORMALISED ? show<NORMALISED> : how_others == RECTIFIED ? show<RECTIFIED> : show<AS_THEY_ARE>;
     Matrices pixels(TOGETHER, inputs), products(TOGETHER, outputs);
     long panel = panel_of(outputs);
     for (long begin = first; begin < last; begin += TOGETHER) {
         long count = std::min(TOGETHER, last - begin);
         for (long t = 0; t < count; t++)
-            see_pixels(images, rectified, from, Tile(from, begin + t), pixels.tile(t), pixels.apart);
+            see_pixels(images, how, norm, from, Tile(from, begin + t), pixels.tile(t), pixels.apart);
         for (int m = 0; m < PLACES; m++)
             for (long o = 0; o < outputs; o += panel)
                 product(panel, count, {pixels.matrix(m), inputs, 1}, filters + (m * outputs + o) * inputs, panel,
                         inputs, products.matrix(m) + o, outputs, false);
         for (long t = 0; t < count; t++)
-            show(products.tile(t), products.apart, bias, others, to, Tile(to, begin + t), made);
+            shown(products.tile(t), products.apart, bias, others, norm_of_others, to, Tile(to, begin + t), made, sums);
     }
 }
 
-// images (N, H, W, inputs), gradients of the results (N, H, W, outputs)
+// images (N, H, W, inputs), seen as convolve does, gradients of the results (N, H, W, outputs)
 // -> made (64, outputs / panel, inputs, panel), the gradients of the filters
-void correlate(const float* images, bool rectified, const float* gradients, float* made, long height, long width,
-               long inputs, long outputs, long first, long last) {
+void correlate(const float* images, bool rectified, const float* scale, const float* shift, const float* gradients,
+               float* made, long height, long width, long inputs, long outputs, long first, long last) {
     Images from{height, width, inputs}, to{height, width, outputs};
+    Norm norm{scale, shift};
     Matrices pixels(TOGETHER, inputs), errors(TOGETHER, outputs);
     long panel = panel_of(outputs);
     for (long begin = first; begin < last; begin += TOGETHER) {
         long count = std::min(TOGETHER, last - begin);
         for (long t = 0; t < count; t++) {
-            see_pixels(images, rectified, from, Tile(from, begin + t), pixels.tile(t), pixels.apart);
+            see_pixels(images, norm.how(rectified), norm, from, Tile(from, begin + t), pixels.tile(t), pixels.apart);
             see_gradients(gradients, to, Tile(to, begin + t), errors.tile(t), errors.apart);
         }
         for (int m = 0; m < PLACES; m++)
@@ -267,5 +301,28 @@ void correlate(const float* images, bool rectified, const float* gradients, floa
                 product(panel, inputs, {pixels.matrix(m), 1, inputs}, errors.matrix(m) + o, outputs, count,
                         made + (m * outputs + o) * inputs, panel, begin > first);
     }
+}
+
+// Pixels (first to last, channels) -> their sums and those of their squares (2, channels).
+void moments(const float* pixels, float* made, long channels, long first, long last) {
+    for (long c = 0; c < 2 * channels; c += LANES) store(made + c, Vector{});
+    for (long begin = first; begin < last; begin += SUMMED)
+        for (long c = 0; c < channels; c += LANES) {
+            Vector sum{}, squares{};
+            for (long n = begin; n < std::min(begin + SUMMED, last); n++) {
+                Vector value = load(pixels + n * channels + c);
+                sum += value, squares += value * value;
+            }
+            store(made + c, load(made + c) + sum);
+            store(made + channels + c, load(made + channels + c) + squares);
+        }
+}
+
+// Each pixel (first to last, channels) becomes it times a, and another one times b, and c, of its channel.
+void blend(float* pixels, const float* others, const float* a, const float* b, const float* c, long channels,
+           long first, long last) {
+    for (long n = first * channels; n < last * channels; n += channels)
+        for (long k = 0; k < channels; k += LANES)
+            store(pixels + n + k, load(pixels + n + k) * load(a + k) + load(others + n + k) * load(b + k) + load(c + k));
 }
 }

@@ -62,9 +62,53 @@ def test_results_and_gradients_are_those_of_the_direct_way(count, height, width,
     assert off(everything(made, images), everything(direct.double(), images.double())) < 1e-4
 
 
+def normalised(channels=48):
+    """Two convolutions with batch normalisation between them, which has seen other images before."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(channels)
+    norm.weight.data.uniform_(-1.0, 1.0)
+    norm.bias.data.uniform_(-1.0, 1.0)
+    norm.running_mean.uniform_(-1.0, 1.0)
+    norm.running_var.uniform_(0.5, 2.0)
+    first, last = nn.Conv2d(32, channels, 3, padding=1), nn.Conv2d(channels, 32, 3, padding=1, bias=False)
+    return nn.Sequential(first, norm, nn.ReLU(inplace=True), last)
+
+
 @compiled
-def test_the_sums_do_not_depend_on_the_threads() -> None:
-    network, threads = stack(), torch.get_num_threads()
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 3), st.integers(2, 40), st.integers(2, 14), st.booleans())
+def test_batch_normalisation_before_it_is_that_of_torch(count, height, width, training) -> None:
+    direct = normalised().train(training)
+    made = copy.deepcopy(direct)
+    with_winograd(made)
+    made = copy.deepcopy(made)  # what is averaged is a copy
+    direct.double()
+    images = torch.randn(count, 32, height, width, generator=torch.Generator().manual_seed(1))
+    found, wanted = everything(made, images), everything(direct, images.double())
+    bias = 3  # of the first convolution: taken away again by the images' own mean, so its gradient is nothing
+    if training:
+        assert found.pop(bias).abs().max() < 1e-3 * wanted[bias - 1].abs().max() and wanted.pop(bias) is not None
+    assert off(found, wanted) < 2e-3
+    assert list(made.state_dict()) == list(direct.state_dict())
+    for name, value in direct.named_buffers():
+        torch.testing.assert_close(made.get_buffer(name), value.to(made.get_buffer(name).dtype), atol=1e-5, rtol=1e-5)
+
+
+@compiled
+def test_batch_normalisation_is_left_to_torch_where_the_convolution_is() -> None:
+    made = normalised()
+    direct = copy.deepcopy(made)
+    with_winograd(made)
+    images = torch.randn(2, 32, 9, 9)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(made(images), direct(images))
+    assert torch.equal(made.double()(images.double()), direct.double()(images.double()))
+
+
+@compiled
+@pytest.mark.parametrize("network", [stack(), normalised()])
+def test_the_sums_do_not_depend_on_the_threads(network) -> None:
+    threads = torch.get_num_threads()
     with_winograd(network)
     images = torch.randn(9, 32, 61, 50)
     results = []
