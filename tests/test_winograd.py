@@ -88,7 +88,8 @@ def test_batch_normalisation_before_it_is_that_of_torch(count, height, width, tr
     bias = 3  # of the first convolution: taken away again by the images' own mean, so its gradient is nothing
     if training:
         assert found.pop(bias).abs().max() < 1e-3 * wanted[bias - 1].abs().max() and wanted.pop(bias) is not None
-    assert off(found, wanted) < 2e-3
+    for one, other in zip(found, wanted, strict=True):  # a pixel next to nothing may be rectified by one of them only
+        assert (one - other).norm() < 1e-3 * other.norm()
     assert list(made.state_dict()) == list(direct.state_dict())
     for name, value in direct.named_buffers():
         torch.testing.assert_close(made.get_buffer(name), value.to(made.get_buffer(name).dtype), atol=1e-5, rtol=1e-5)
