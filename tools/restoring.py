@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from restoration_env.files import check_same_configuration
-from restoration_env.memory import keep_freed_memory
 from restoration_env.metrics import psnr
 from restoration_env.tools.optimizers import ToolOptimizer
 from restoration_env.winograd import with_winograd
@@ -82,8 +81,6 @@ class RestoringRun:
     ) -> None:
         self.identity, self.device, self.precision = dict(identity), torch.device(device), precision
         self.network: nn.Module = network.train().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.device.type == "cpu":
-            keep_freed_memory()
         part = _PART
         if how.convolutions == "winograd":
             part = _SMALL_PART
