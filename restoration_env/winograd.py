@@ -2,7 +2,7 @@
 
 A processor without bfloat16 trains in float32, where torch computes every product of a convolution. Winograd's
 F(6x6, 3x3) (Lavin and Gray, CVPR 2016) needs a fifth of them: forwards, for the gradients of the images, and for
-those of the filters. Results differ from torch's by rounding, about a hundred-thousandth of the largest.
+those of the filters. Results differ from torch's by rounding, some hundred-thousandths of the largest.
 """
 
 from __future__ import annotations
