@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -22,10 +22,15 @@ compiled = pytest.mark.skipif(not winograd.has_compiler(), reason="needs a C++ c
 
 
 def stack(inputs=32, between=32, outputs=48, bias=True):
-    """Two convolutions with a rectifier between them."""
+    """Two convolutions with a rectifier between them, whose input is far from zero if images are whole numbers.
+
+    Next to zero rounding decides whether a gradient passes, and then there is nothing to compare.
+    """
     torch.manual_seed(0)
-    last = nn.Conv2d(between, outputs, 3, padding=1, bias=bias)
-    return nn.Sequential(nn.Conv2d(inputs, between, 3, padding=1), nn.ReLU(inplace=True), last)
+    first = nn.Conv2d(inputs, between, 3, padding=1)
+    first.weight.data = torch.randint(-2, 3, first.weight.shape) / 8.0
+    first.bias.data.fill_(1.0 / 16.0)
+    return nn.Sequential(first, nn.ReLU(inplace=True), nn.Conv2d(between, outputs, 3, padding=1, bias=bias))
 
 
 def everything(network, images):
@@ -57,7 +62,7 @@ def test_results_and_gradients_are_those_of_the_direct_way(count, height, width,
     made = copy.deepcopy(direct)
     with_winograd(made)
     assert [type(made[place]) for place in (0, 2)] == [WinogradConv2d, WinogradConv2d]
-    images = torch.randn(count, 32, height, width, generator=torch.Generator().manual_seed(1))
+    images = torch.randint(-3, 4, (count, 32, height, width), generator=torch.Generator().manual_seed(1)).float()
     images = images.contiguous(memory_format=torch.channels_last) if last else images
     assert off(everything(made, images), everything(direct.double(), images.double())) < 1e-4
 
@@ -76,7 +81,7 @@ def normalised(channels=48):
 
 @compiled
 @settings(max_examples=15, deadline=None)
-@given(st.integers(1, 3), st.integers(2, 40), st.integers(2, 14), st.booleans())
+@given(st.integers(1, 2), st.integers(2, 14), st.integers(2, 10), st.booleans())
 def test_batch_normalisation_before_it_is_that_of_torch(count, height, width, training) -> None:
     direct = normalised().train(training)
     made = copy.deepcopy(direct)
@@ -84,15 +89,29 @@ def test_batch_normalisation_before_it_is_that_of_torch(count, height, width, tr
     made = copy.deepcopy(made)  # what is averaged is a copy
     direct.double()
     images = torch.randn(count, 32, height, width, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assume(copy.deepcopy(direct[:2])(images.double()).abs().min() > 2e-5)  # rounding must not decide what passes
     found, wanted = everything(made, images), everything(direct, images.double())
     bias = 3  # of the first convolution: taken away again by the images' own mean, so its gradient is nothing
     if training:
         assert found.pop(bias).abs().max() < 1e-3 * wanted[bias - 1].abs().max() and wanted.pop(bias) is not None
-    for one, other in zip(found, wanted, strict=True):  # a pixel next to nothing may be rectified by one of them only
-        assert (one - other).norm() < 1e-3 * other.norm()
+    assert off(found, wanted) < 2e-4
     assert list(made.state_dict()) == list(direct.state_dict())
     for name, value in direct.named_buffers():
         torch.testing.assert_close(made.get_buffer(name), value.to(made.get_buffer(name).dtype), atol=1e-5, rtol=1e-5)
+
+
+@compiled
+def test_batch_normalisation_sums_over_all_pieces_of_a_batch() -> None:
+    direct = normalised()
+    made = copy.deepcopy(direct)
+    with_winograd(made)
+    images = torch.randn(9, 32, 61, 50)
+    for one, other in zip(everything(made, images), everything(direct, images), strict=True):
+        if other.ndim != 1 or other.abs().max() > 1.0:  # not the bias that the images' own mean takes away again
+            assert (one - other).norm() < 2e-3 * other.norm()
+    for name, value in direct.named_buffers():
+        torch.testing.assert_close(made.get_buffer(name), value, atol=1e-5, rtol=1e-5)
 
 
 @compiled
