@@ -10,6 +10,7 @@ import torch
 
 from restoration_env.benchmarks.networks import build_network
 from restoration_env.benchmarks.train_single import SingleConfig
+from restoration_env.devices import multiplies_bfloat16
 from restoration_env.tools.restoring import RestoringRun
 
 WAYS = {
@@ -23,7 +24,7 @@ TRAINED = ("vdsr", "dncnn", "equal-parameters", "equal-multiply-adds")
 def training_steps(*, turns: int = 2, batch: int = 32, note: Callable[[str], None]) -> dict[str, Any]:
     """Milliseconds a patch of 63x63 pixels, by network and way; the fastest of some turns, in which all ways alternate.
 
-    A processor that would have to imitate bfloat16, and takes ten times as long, is not asked to.
+    A processor that would have to imitate bfloat16 is not asked to: it takes many times as long.
 
     Args:
         turns: steps of each way that count; another one before them does not.
@@ -40,7 +41,7 @@ def _of_network(
 ) -> dict[str, Any]:
     runs, seconds = {}, dict[str, list[float]]()
     for way, (convolutions, precision) in WAYS.items():
-        if precision == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        if precision == "bfloat16" and not multiplies_bfloat16():
             continue
         config = SingleConfig(name, convolutions=convolutions, precision=precision)
         runs[way] = RestoringRun(build_network(name), config, {}, "cpu", precision)

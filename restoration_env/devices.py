@@ -75,6 +75,11 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     return values.pin_memory().to(device, non_blocking=True)
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16, and torch's library for it is there; others imitate it."""
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def processor_units() -> list[str]:
     """The units of the processor that decide how fast it computes convolutions, as Linux names them; elsewhere none."""
     try:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from restoration_env.devices import multiplies_bfloat16
+
 _RECTIFIERS, _SUMS = (F.relu, torch.relu, "relu"), (torch.add, operator.add)
 
 
@@ -115,8 +117,8 @@ def can_pack(network: nn.Module) -> bool:
     """Whether `packed` can compute a network: on a processor that multiplies bfloat16, where torch has oneDNN."""
     convolutions = only_convolutions(network)
     padded = all(conv.padding_mode == "zeros" and not isinstance(conv.padding, str) for conv in convolutions)
-    here = all(p.device.type == "cpu" for p in network.parameters()) and torch.backends.mkldnn.is_available()
-    return bool(convolutions) and padded and here and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    here = all(p.device.type == "cpu" for p in network.parameters())
+    return bool(convolutions) and padded and here and multiplies_bfloat16()
 
 
 def packed(network: nn.Module) -> nn.Module:

@@ -31,7 +31,7 @@ from restoration_env.workers import in_parallel
 CONVOLUTIONS = ("direct", "winograd")
 _SOURCE = Path(__file__).with_suffix(".cpp")
 _OPTIONS = ("-O3", "-march=native", "-std=gnu++17", "-ffp-contract=fast", "-shared", "-fPIC")
-_TILE = 6  # results on a side, as in the source
+_TILE, _PLACES = 6, 64  # results on a side, and products of a tile for a pair of channels, as in the source
 _PIXELS = 1 << 14  # of a piece of what is done pixel by pixel
 _PIECE = 484  # tiles: the order of sums does not depend on how many threads there are
 _FILTER = (  # G of the paper: three weights to what eight pixels are multiplied by
@@ -58,7 +58,7 @@ class WinogradConv2d(nn.Conv2d):
 
     rectifies = False
     normalises: tuple[nn.BatchNorm2d, ...] = ()  # of one; a module as attribute would be a part of this one
-    _seen: tuple[Any, ...] = (None,)
+    _transforms: tuple[Any, ...] = (None,)  # of the weights, behind what they were made of
 
     def forward(self, input: Tensor) -> Tensor:
         """Images (N, C, H, W) to (N, outputs, H, W)."""
@@ -74,10 +74,10 @@ class WinogradConv2d(nn.Conv2d):
     def _filters(self) -> tuple[Tensor, Tensor]:
         """The weights transformed, for results and for gradients; computed again when they have changed."""
         weight = self.weight
-        state, *filters = self._seen
+        state, *filters = self._transforms
         if state != (weight._version, weight.data_ptr()):
             filters = [_transformed(weight), _transformed(weight.flip(2, 3).transpose(0, 1))]
-            self._seen = ((weight._version, weight.data_ptr()), *filters)
+            self._transforms = ((weight._version, weight.data_ptr()), *filters)
         return filters[0], filters[1]
 
 
@@ -100,9 +100,9 @@ def _statistics(norm: nn.BatchNorm2d, images: Tensor) -> tuple[Tensor, Tensor, b
     if not norm.training:
         return kept_mean, (kept_variance + norm.eps).rsqrt(), False
     channels, count = images.shape[1], images[:, 0].numel()
-    ends = [*range(0, count, _PIXELS), count]
-    sums = torch.empty(len(ends) - 1, 2, channels)
-    calls = zip(sums, pairwise(ends), strict=True)
+    pieces = _split(count, _PIXELS)
+    sums = torch.empty(len(pieces), 2, channels)
+    calls = zip(sums, pieces, strict=True)
     list(in_parallel([partial(_library().moments, _address(images), _address(s), channels, *p) for s, p in calls]))
     mean, squares = sums.double().sum(0) / count
     variance = (squares - mean * mean).clamp_min(0.0)
@@ -250,9 +250,8 @@ def _convolved(
 def _blend(images: Tensor, others: Tensor, a: Tensor, b: Tensor, c: Tensor) -> None:
     """Images (N, C, H, W), channels last, become ``a * images + b * others + c``, with numbers (C,) of the channels."""
     count = images[:, 0].numel()
-    ends = [*range(0, count, _PIXELS), count]
     given = (*map(_address, (images, others, a, b, c)), images.shape[1])
-    list(in_parallel([partial(_library().blend, *given, *some) for some in pairwise(ends)]))
+    list(in_parallel([partial(_library().blend, *given, *some) for some in _split(count, _PIXELS)]))
 
 
 def _transformed(weight: Tensor) -> Tensor:
@@ -260,7 +259,7 @@ def _transformed(weight: Tensor) -> Tensor:
     outputs, inputs = weight.shape[:2]
     panel = _library().panel(outputs)
     by_place = weight.reshape(outputs // panel, panel, inputs, 9).permute(3, 0, 2, 1)
-    return (_both_sides() @ by_place.reshape(9, -1)).view(64, outputs // panel, inputs, panel)
+    return (_both_sides() @ by_place.reshape(9, -1)).view(_PLACES, outputs // panel, inputs, panel)
 
 
 def _correlated(images: Tensor, seen: _Seen, gradients: Tensor) -> Tensor:
@@ -268,13 +267,13 @@ def _correlated(images: Tensor, seen: _Seen, gradients: Tensor) -> Tensor:
     inputs, outputs = images.shape[1], gradients.shape[1]
     panel = _library().panel(outputs)
     pieces = _pieces(images, outputs)
-    made = torch.empty(len(pieces), 64, outputs // panel, inputs, panel)
+    made = torch.empty(len(pieces), _PLACES, outputs // panel, inputs, panel)
     given = (_address(images), seen.rectified, *seen.norm(), _address(gradients))
     calls = [
         partial(_library().correlate, *given, _address(part), *piece) for part, piece in zip(made, pieces, strict=True)
     ]
     list(in_parallel(calls))
-    by_place = _both_sides().T @ made.sum(0).view(64, -1)
+    by_place = _both_sides().T @ made.sum(0).view(_PLACES, -1)
     return by_place.view(9, outputs // panel, inputs, panel).permute(1, 3, 2, 0).reshape(outputs, inputs, 3, 3)
 
 
@@ -288,8 +287,12 @@ def _pieces(images: Tensor, outputs: int) -> list[tuple[int, ...]]:
     """What the compiled functions have to know of each piece of the work."""
     count, inputs, height, width = images.shape
     tiles = count * -(-height // _TILE) * -(-width // _TILE)
-    ends = [*range(0, tiles, _PIECE), tiles]
-    return [(height, width, inputs, outputs, *ends[n : n + 2]) for n in range(len(ends) - 1)]
+    return [(height, width, inputs, outputs, *ends) for ends in _split(tiles, _PIECE)]
+
+
+def _split(count: int, most: int) -> list[tuple[int, int]]:
+    """Where pieces of so many at most begin and end."""
+    return list(pairwise([*range(0, count, most), count]))
 
 
 def _address(tensor: Tensor | None) -> int | None:
