@@ -41,6 +41,7 @@ _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Singl
 @click.option("--multiply-adds", type=int, help=f"Per pixel, of equal-multiply-adds.  [default: {MEAN_TOOLCHAIN}]")
 @click.option("--precision", default="float32", show_default=True, help="float32 or bfloat16.")
 @click.option("--convolutions", default="direct", show_default=True, help="direct or, on a processor, winograd.")
+@click.option("--revive", is_flag=True, help="Give dead channels of --start new weights (vdsr, vdsr-s).")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--threads", default=0, help="CPU threads; 0 leaves torch's choice.")
@@ -68,7 +69,8 @@ def train(
     words += f" --also {Path(also).name}" if also else ""
     words += f" --start {Path(start).name}" if start else ""
     given = {key: settings[key] for key in _DEFAULTS if key in settings and settings[key] != _DEFAULTS[key]}
-    words += "".join(f" --{key.replace('_', '-')} {value}" for key, value in given.items())
+    flags = {key: "" if value is True else f" {value}" for key, value in given.items()}
+    words += "".join(f" --{key.replace('_', '-')}{value}" for key, value in flags.items())
     data = f"{Path(images).name}: {len(pool)} images train, {len(validation)} validate"
     pool, further = with_more(pool, also)
     with progress_bar() as bar:

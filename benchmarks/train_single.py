@@ -8,12 +8,15 @@ No network may lose because it was trained less. It has been trained enough if i
 toolbox and the agent it is held against, or if its validation PSNR moved less than 0.02 dB in the last quarter of its
 budget. While neither holds, rounds of a third of the budget so far are added (so that each is a quarter of the new
 budget), with new patches and a smaller step. The card says which of the two held, and how many patches were seen.
+
+Nor because most of it is dead: without normalisation, channels that a high rate has pushed below every rectifier learn
+no more. The card counts them, and training on can begin by reviving them (`restoration_env.benchmarks.dead_channels`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ import torch
 from torch import Tensor
 
 from restoration_env.agents.validation import validation_batches
+from restoration_env.benchmarks.dead_channels import dead_channels, is_plain, revive
 from restoration_env.benchmarks.networks import NETWORKS, build_network
 from restoration_env.distortions import recipe
 from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
@@ -36,6 +40,7 @@ from restoration_env.winograd import check_convolutions
 
 STILL = 0.02  # dB: what counts as no movement of the validation PSNR
 _LATER = 0.4  # of the learning rate: the peak in the rounds that are added
+_LOOK = 64  # patches with which dead channels are looked for and revived
 _FIRST_KEY = 1 << 37  # of the training patches, so that no other training draws the same
 
 
@@ -61,6 +66,7 @@ class SingleConfig:
         multiply_adds: per pixel, of the network "equal-multiply-adds" alone; None is its default.
         precision: "float32", or "bfloat16" for autocast.
         convolutions: "direct", or "winograd" where a processor computes in float32.
+        revive: give dead channels of the weights it starts from new ones, before the first step.
         seed: of the first weights and of the data.
     """
 
@@ -80,10 +86,13 @@ class SingleConfig:
     multiply_adds: int | None = None
     precision: str = "float32"
     convolutions: str = "direct"
+    revive: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
-        build_network(self.network, self.multiply_adds)
+        network = build_network(self.network, self.multiply_adds)
+        if self.revive and not is_plain(network):
+            raise InvalidArgument("revive", "left out for every network but vdsr and vdsr-s", self.network)
         recipe(self.severity)
         if self.precision not in PRECISIONS:
             raise UnknownName("precision", self.precision, PRECISIONS)
@@ -172,11 +181,14 @@ def train_single(
         The card of the finished weights. Its ``patches_seen`` and ``seconds`` include those of ``start``.
 
     Raises:
-        InvalidArgument: if the folder holds a checkpoint of another configuration, or ``start`` is another network.
+        InvalidArgument: if the folder holds a checkpoint of another configuration, ``start`` is another network, or
+            dead channels are to be revived without a ``start``.
         TrainingDiverged: if the loss is no longer a number; the last good checkpoint stays.
     """
     folder = Path(folder)
     checkpoint = folder / f"{config.network}.checkpoint"
+    if config.revive and start is None:
+        raise InvalidArgument("revive", "used with weights to start from: fresh ones have no dead channels", start)
     run = _Run(config, start, device)
     train = train.fitting(config.patch)
     held_out = validation_batches(validation, config.validation_images, config.patch, device).values()
@@ -186,6 +198,8 @@ def train_single(
     )  # all batches are of one shape
     with fastest, resumed(run, checkpoint, checkpoint_seconds) as stepped:
         if start is not None and not run.history:
+            if config.revive:
+                run.revive(training_patches(train, replace(config, batch=_LOOK), run.patches_seen, device=device)[1])
             run.judge(mean_gain(run.average.module, clean, damaged))  # training on must not end with less
 
         while not run.ended():
@@ -197,7 +211,7 @@ def train_single(
                 run.judge(gain)
             stepped(loss)
             report(Progress(run.iteration, run.budget(), loss, gain))
-    final = {**run.card(), "device": str(device), **(card or {})}
+    final = {**run.card(damaged), "device": str(device), **(card or {})}
     save_weights(folder / f"{config.network}.safetensors", run.best, final)
     checkpoint.unlink(missing_ok=True)
     return final
@@ -222,7 +236,23 @@ class _Run(RestoringRun):
             self.patches_before, seconds = origin["patches_seen"], origin["seconds"]
         identity = {**asdict(config), "start": self.origin and self.origin["sha256"]}
         super().__init__(network, config, identity, device, config.precision)
-        self.seconds = seconds
+        self.seconds, self.revived = seconds, 0
+
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs."""
+        return {**super().state(), "revived": self.revived}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint of the same configuration; another one is refused."""
+        super().restore(state)
+        self.revived = state["revived"]
+
+    def revive(self, images: Tensor) -> None:
+        """Give the channels that are dead on these images new weights, before the first step."""
+        generator = torch.Generator().manual_seed(self.config.seed)
+        assert is_plain(self.network)
+        self.revived = revive(self.network, images, generator)
+        self.average.module.load_state_dict(self.network.state_dict())
 
     @property
     def patches_seen(self) -> int:
@@ -251,8 +281,8 @@ class _Run(RestoringRun):
         length, done = ends[number + 1] - ends[number], self.iteration - ends[number]
         return (_LATER if number else 1.0) * cosine(done, length, warmup=200)
 
-    def card(self) -> dict[str, Any]:
-        """The card of the best weights."""
+    def card(self, images: Tensor) -> dict[str, Any]:
+        """The card of the best weights; damaged images (N, 3, H, W) show which of their channels are dead."""
         return {
             "name": self.config.network,
             "description": NETWORKS[self.config.network].description,
@@ -268,4 +298,12 @@ class _Run(RestoringRun):
             "converged": converged(self.history, self.budget()),
             "trained_enough": self.enough() or "no",
             "history": self.history,
+            **self._channels(images),
         }
+
+    def _channels(self, images: Tensor) -> dict[str, int]:
+        best = build_network(self.config.network, self.config.multiply_adds).to(self.device)
+        if not is_plain(best):
+            return {}
+        best.load_state_dict(self.best)
+        return {"revived_channels": self.revived, "dead_channels": sum(dead_channels(best, images))}
