@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from restoration_env.benchmarks import speed as measures
-from restoration_env.benchmarks.speed_convolutions import training_steps
+from restoration_env.benchmarks.speed_convolutions import muon_steps, training_steps
 from restoration_env.benchmarks.speed_photo import photograph
 from restoration_env.benchmarks.speed_picture import draw_speed
 from restoration_env.benchmarks.speed_training import training
@@ -86,6 +86,7 @@ def speed(
 
         if training_step:
             result["training_steps"] = training_steps(note=note)
+            result["muon_steps"] = muon_steps(note=note)
         else:
             result.update(_measure(str(where), quick, (images, split, count), note))
     if json_path:
@@ -167,9 +168,12 @@ def tables(result: dict[str, Any]) -> list[Table]:
 def _steps_table(result: dict[str, Any]) -> Table:
     title = f"milliseconds a patch | times as fast as direct\n{result['device']}, {result['threads']} threads"
     steps = result["training_steps"]
-    table = Table("a training step of", *next(iter(steps.values())), title=title)
+    muon = result["muon_steps"]
+    heads = [*next(iter(steps.values())), *(f"Muon, ms a step: {kind}" for kind in next(iter(muon.values())))]
+    table = Table("a training step of", *heads, title=title)
     for name, ways in steps.items():
-        table.add_row(name, *(f"{w['milliseconds_per_patch']:.1f} | {w['times_faster']:.2f}" for w in ways.values()))
+        cells = [f"{way['milliseconds_per_patch']:.1f} | {way['times_faster']:.2f}" for way in ways.values()]
+        table.add_row(name, *cells, *(f"{milliseconds:.0f}" for milliseconds in muon[name].values()))
     return table
 
 

@@ -1,4 +1,4 @@
-"""How long a training step takes by each way to compute convolutions: direct, Winograd's, and in bfloat16."""
+"""How long a training step takes by each way to compute convolutions (direct, Winograd's, bfloat16), and Muon's."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from restoration_env.benchmarks.networks import build_network
 from restoration_env.benchmarks.train_single import SingleConfig
 from restoration_env.devices import multiplies_bfloat16
+from restoration_env.tools.optimizers import FloatMuon, ToolOptimizer
 from restoration_env.tools.restoring import RestoringRun
 
 WAYS = {
@@ -18,6 +19,7 @@ WAYS = {
     "winograd, float32": ("winograd", "float32"),
     "direct, bfloat16": ("direct", "bfloat16"),
 }
+MUONS = {"torch, bfloat16": torch.optim.Muon, "float32": FloatMuon}
 TRAINED = ("vdsr", "dncnn", "equal-parameters", "equal-multiply-adds")
 
 
@@ -59,3 +61,32 @@ def _of_network(
         }
         for way, value in fastest.items()
     }
+
+
+def muon_steps(*, turns: int = 2, note: Callable[[str], None]) -> dict[str, Any]:
+    """Milliseconds that a step of Muon takes once the gradients are there, by network, as torch has it and in float32.
+
+    Args:
+        turns: steps of each that count, the fastest of them; another one before them does not.
+        note: told what is measured.
+    """
+    measured: dict[str, Any] = {}
+    for name in TRAINED:
+        shapes = [matrix.shape for _, matrix in ToolOptimizer(build_network(name), "muon", 0.0).matrices]
+        steps = {kind: _muon(make, shapes) for kind, make in MUONS.items()}
+        seconds = {kind: [0.0] * (turns + 1) for kind in steps}
+        for turn in range(turns + 1):
+            for kind, step in steps.items():
+                note(f"a step of Muon for {name}: {kind}")
+                began = time.perf_counter()
+                step()
+                seconds[kind][turn] = time.perf_counter() - began
+        measured[name] = {kind: round(1e3 * min(taken[1:]), 1) for kind, taken in seconds.items()}
+    return measured
+
+
+def _muon(make: type[torch.optim.Muon], shapes: list[torch.Size]) -> Callable[[], object]:
+    matrices = [torch.nn.Parameter(torch.rand(shape)) for shape in shapes]
+    for matrix in matrices:
+        matrix.grad = torch.randn(matrix.shape, generator=torch.Generator().manual_seed(0))
+    return make(matrices, adjust_lr_fn="match_rms_adamw").step

@@ -27,12 +27,13 @@ def speed_table(result: dict[str, Any]) -> str:
 
 
 def training_steps_table(result: dict[str, Any]) -> str:
-    """Milliseconds a patch of a training step, and how many times faster than directly, as Markdown."""
-    steps = result["training_steps"]
-    heads = ["network", *next(iter(steps.values()))]
+    """Milliseconds a patch of a training step, how many times faster than directly, and a step of Muon, as Markdown."""
+    steps, muon = result["training_steps"], result["muon_steps"]
+    heads = ["network", *next(iter(steps.values())), *(f"Muon: {kind}" for kind in next(iter(muon.values())))]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, ways in steps.items():
-        cells = (f"{way['milliseconds_per_patch']:.1f} ({way['times_faster']:.2f})" for way in ways.values())
+        cells = [f"{way['milliseconds_per_patch']:.1f} ({way['times_faster']:.2f})" for way in ways.values()]
+        cells += [f"{milliseconds:.0f}" for milliseconds in muon[name].values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

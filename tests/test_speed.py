@@ -12,7 +12,7 @@ from restoration_env.backends import openvino_installed
 from restoration_env.benchmarks import speed
 from restoration_env.benchmarks.commands_speed import speed as command
 from restoration_env.benchmarks.commands_speed import tables
-from restoration_env.benchmarks.speed_convolutions import training_steps
+from restoration_env.benchmarks.speed_convolutions import MUONS, muon_steps, training_steps
 from restoration_env.benchmarks.speed_photo import TOOLS, picture
 from restoration_env.benchmarks.speed_picture import draw_speed
 from restoration_env.devices import multiplies_bfloat16, processor_units
@@ -121,5 +121,8 @@ def test_every_way_takes_its_training_step() -> None:
         assert ways["direct, float32"]["times_faster"] == 1.0
         assert all(way["milliseconds_per_patch"] > 0.0 for way in ways.values())
     assert len(told) == 2 * sum(map(len, measured.values()))
-    (table,) = tables({"training_steps": measured, "device": "a processor", "threads": 1})
-    assert (table.row_count, len(table.columns)) == (4, 1 + len(measured["vdsr"]))
+    muon = muon_steps(turns=1, note=told.append)
+    assert list(muon) == list(measured)
+    assert all(list(taken) == list(MUONS) and min(taken.values()) > 0.0 for taken in muon.values())
+    (table,) = tables({"training_steps": measured, "muon_steps": muon, "device": "a processor", "threads": 1})
+    assert (table.row_count, len(table.columns)) == (4, 1 + len(measured["vdsr"]) + len(MUONS))

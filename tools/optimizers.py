@@ -3,18 +3,59 @@
 Muon (Jordan et al., 2024, as `torch.optim.Muon`) steps along the momentum of a weight matrix made orthogonal, so that
 rare directions count as much as frequent ones. A convolution's weight (O, I, H, W) is such a matrix, (O, I * H * W).
 The first and the last convolution, which read and write pixels, and all biases stay with AdamW.
+
+torch's Muon makes a matrix orthogonal in bfloat16. Where a processor imitates that, it takes longer than the network's
+gradients, so `FloatMuon` does the same in float32 there.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from restoration_env.devices import multiplies_bfloat16
 from restoration_env.errors import UnknownName
 
 OPTIMIZERS = ("adamw", "muon")
+
+
+class FloatMuon(torch.optim.Muon):
+    """`torch.optim.Muon` with Nesterov momentum and steps of AdamW's size, computed in float32 throughout."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One step along the gradients that are there; a closure is not called."""
+        for group in self.param_groups:
+            for matrix in group["params"]:
+                if matrix.grad is None:
+                    continue
+                state = self.state[matrix]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(matrix)
+                momentum = state["momentum_buffer"].lerp_(matrix.grad, 1 - group["momentum"])
+                update = orthogonal(matrix.grad.lerp(momentum, group["momentum"]), group)
+                matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                matrix.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(matrix.shape)))
+
+
+def orthogonal(matrix: Tensor, how: dict[str, Any]) -> Tensor:
+    """A matrix with its singular values brought near 1, by the Newton-Schulz iteration of Jordan et al.
+
+    Args:
+        matrix: float (A, B).
+        how: "ns_coefficients", "ns_steps" and "eps", as `torch.optim.Muon` has them.
+    """
+    a, b, c = how["ns_coefficients"]
+    wide = matrix.T if len(matrix) > matrix.shape[1] else matrix
+    wide = wide / wide.norm().clamp(min=how["eps"])
+    for _ in range(how["ns_steps"]):
+        gram = wide @ wide.T
+        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    return wide.T if len(matrix) > matrix.shape[1] else wide
 
 
 class ToolOptimizer:
@@ -47,7 +88,8 @@ class ToolOptimizer:
             (torch.optim.AdamW(others, learning_rate, weight_decay=weight_decay), learning_rate)
         ]
         if self.matrices:
-            muon = torch.optim.Muon(
+            imitated = self.parameters[0].device.type == "cpu" and not multiplies_bfloat16()
+            muon = (FloatMuon if imitated else torch.optim.Muon)(
                 [matrix for _, matrix in self.matrices],
                 lr=muon_rate,
                 weight_decay=0.0,
