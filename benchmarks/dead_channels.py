@@ -4,12 +4,15 @@ A rectifier whose input is negative for every image passes no gradient, so the f
 network is narrower than it was meant to be, whatever its parameters say (Lu et al., Dying ReLU and Initialization,
 CiCP 2020). Revived as in ReDo (Sokar et al., The Dormant Neuron Phenomenon, ICML 2023, Section 4), a channel gets new
 incoming weights and zeros as outgoing ones: what the network computes stays as it was, and training can use the channel
-again. Its new weights are scaled by what they answer to images, as in LSUV (Mishkin and Matas, All You Need Is a Good
-Init, ICLR 2016): so strongly as the layer's living channels, and active at half of the pixels or so.
+again. In the same way a wider network can begin as a narrower one, its further channels dead at first (as in Net2Net,
+Chen, Goodfellow and Shlens, ICLR 2016). New weights are scaled by what they answer to images, as in LSUV (Mishkin and
+Matas, All You Need Is a Good Init, ICLR 2016): so strongly as the layer's living channels, and active at half of the
+pixels or so.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import TypeGuard
 
@@ -18,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restoration_env.benchmarks.networks import ConvolutionStack
+from restoration_env.errors import InvalidArgument
 
 _DEAD = 1e-4  # share of the pixels: a channel that is active at fewer does nothing that can be seen
 
@@ -72,6 +76,29 @@ def revive(network: ConvolutionStack, images: Tensor, generator: torch.Generator
             revived += int(dead.sum())
         images = F.relu(answers)
     return revived
+
+
+@torch.no_grad()
+def widen(network: ConvolutionStack, narrower: Mapping[str, Tensor]) -> None:
+    """Let a network begin as a narrower one: what it computes is the same, and its further channels are dead.
+
+    Args:
+        network: a plain stack (`is_plain`), changed in place.
+        narrower: the weights of a plain stack of as many layers and no more channels.
+
+    Raises:
+        InvalidArgument: if the weights are of no such stack.
+    """
+    own = network.state_dict()
+    fits = set(own) == set(narrower) and all(
+        len(value.shape) == len(own[name].shape)
+        and all(few <= many for few, many in zip(value.shape, own[name].shape, strict=True))
+        for name, value in narrower.items()
+    )
+    if not fits:
+        raise InvalidArgument("start", "weights of a network of as many layers and no more channels", "others")
+    for name, value in narrower.items():
+        own[name].zero_()[tuple(slice(size) for size in value.shape)] = value
 
 
 def _rectified(network: ConvolutionStack) -> list[nn.Conv2d]:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from restoration_env.agents.validation import validation_batches
-from restoration_env.benchmarks.dead_channels import dead_channels, is_plain, revive
+from restoration_env.benchmarks.dead_channels import dead_channels, is_plain, revive, widen
 from restoration_env.benchmarks.networks import NETWORKS, build_network
 from restoration_env.distortions import recipe
 from restoration_env.errors import InvalidArgument, UnknownName, check_at_least
@@ -171,7 +171,8 @@ def train_single(
         train: clean images to learn from.
         validation: other clean images; the weights with the best gain on their damage are kept.
         folder: receives ``<network>.checkpoint`` on the way and ``<network>.safetensors`` with its card at the end.
-        start: weights that this function made, to train on from; the patches are new ones.
+        start: weights that this function made, to train on from; the patches are new ones. Where dead channels are
+            revived, those of vdsr-s may be where vdsr begins, the channels that it lacks being dead.
         device: where everything runs.
         checkpoint_seconds: time between two checkpoints.
         report: called after every iteration.
@@ -229,9 +230,12 @@ class _Run(RestoringRun):
         if start is not None:
             tensors, origin = read_weights(start)
             same = ("network", "multiply_adds_per_pixel")
-            if [origin.get(key) for key in same] != [config.network, network.cost]:
+            if config.revive and is_plain(network) and origin.get("network") == "vdsr-s":
+                widen(network, tensors)
+            elif [origin.get(key) for key in same] == [config.network, network.cost]:
+                network.load_state_dict(tensors)
+            else:
                 raise InvalidArgument("start", f"weights of {config.network} of {network.cost} multiply-adds", start)
-            network.load_state_dict(tensors)
             self.origin = {key: origin.get(key) for key in ("sha256", "command", "commit", "patches_seen", "seconds")}
             self.patches_before, seconds = origin["patches_seen"], origin["seconds"]
         identity = {**asdict(config), "start": self.origin and self.origin["sha256"]}

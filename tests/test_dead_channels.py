@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from restoration_env.benchmarks.dead_channels import dead_channels, is_plain, revive
+from restoration_env.benchmarks.dead_channels import dead_channels, is_plain, revive, widen
 from restoration_env.benchmarks.networks import ConvolutionStack, build_network
 from restoration_env.benchmarks.train_single import SingleConfig, train_single
 from restoration_env.cli import main
@@ -91,6 +91,21 @@ def test_only_stacks_without_normalisation_are_looked_into():
             SingleConfig(name, revive=True)
 
 
+def test_a_wider_network_begins_as_a_narrower_one():
+    narrow, wide = stack(), ConvolutionStack(5, 9)
+    torch.nn.init.normal_(wide.tail.weight)
+    widen(wide, narrow.state_dict())
+    torch.testing.assert_close(wide(looks()), narrow(looks()))
+    assert dead_channels(wide, looks()) == [3, 3, 3, 3]
+    assert revive(wide, looks(), torch.Generator()) == 12
+    torch.testing.assert_close(wide(looks()), narrow(looks()))
+    for other in (ConvolutionStack(5, 10), ConvolutionStack(4, 6), ConvolutionStack(5, 6, normalise=True)):
+        before = {name: value.clone() for name, value in wide.state_dict().items()}
+        with pytest.raises(InvalidArgument, match="start must be weights of a network of as many layers"):
+            widen(wide, other.state_dict())
+        assert all(torch.equal(value, before[name]) for name, value in wide.state_dict().items())
+
+
 SMALL = {"batch": 2, "patch": 16, "validation_images": 2, "evaluate_every": 2, "iterations": 4}
 
 
@@ -115,6 +130,17 @@ def test_training_on_revives_what_is_dead_and_the_card_counts_it(photos, lame, t
     assert card["revived_channels"] >= 2 and card["dead_channels"] <= dead - 2
     assert card["history"][0] == pytest.approx(first, abs=1e-3)  # the same network before the first step
     assert "dead_channels" not in train_single(SingleConfig("dncnn", **SMALL), *photos, tmp_path)
+
+
+def test_vdsr_may_begin_as_vdsr_s_where_dead_channels_are_revived(photos, lame, tmp_path):
+    settings = {**SMALL, "iterations": 1, "learning_rate": 0.0}
+    card = train_single(SingleConfig("vdsr", revive=True, **settings), *photos, tmp_path / "grown", start=lame)
+    as_it_is = train_single(SingleConfig("vdsr-s", **settings), *photos, tmp_path / "as it is", start=lame)
+    assert card["history"][0] == pytest.approx(as_it_is["history"][0], abs=1e-3)
+    assert card["revived_channels"] >= 2 + 19 * (64 - 36) and card["patches_seen"] == 12
+    assert card["started_from"]["sha256"] == as_it_is["started_from"]["sha256"]
+    with pytest.raises(InvalidArgument, match="start must be weights of vdsr of"):
+        train_single(SingleConfig("vdsr", **settings), *photos, tmp_path / "not", start=lame)
 
 
 def test_a_killed_run_of_a_revived_network_ends_as_an_uninterrupted_one(photos, lame, tmp_path):
