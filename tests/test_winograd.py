@@ -21,6 +21,13 @@ from restoration_env.winograd import WinogradConv2d, with_winograd
 compiled = pytest.mark.skipif(not winograd.has_compiler(), reason="needs a C++ compiler")
 
 
+def by_winograd(direct: nn.Module) -> nn.Module:
+    """A copy of a network that computes its convolutions by Winograd's algorithm."""
+    made = copy.deepcopy(direct)
+    with_winograd(made)
+    return made
+
+
 def stack(inputs=32, between=32, outputs=48, bias=True):
     """Two convolutions with a rectifier between them, whose input is far from zero if images are whole numbers.
 
@@ -59,8 +66,7 @@ def off(found, wanted):
 )
 def test_results_and_gradients_are_those_of_the_direct_way(count, height, width, channels, bias, last) -> None:
     direct = stack(between=channels, bias=bias)
-    made = copy.deepcopy(direct)
-    with_winograd(made)
+    made = by_winograd(direct)
     assert [type(made[place]) for place in (0, 2)] == [WinogradConv2d, WinogradConv2d]
     images = torch.randint(-3, 4, (count, 32, height, width), generator=torch.Generator().manual_seed(1)).float()
     images = images.contiguous(memory_format=torch.channels_last) if last else images
@@ -84,8 +90,7 @@ def normalised(channels=48):
 @given(st.integers(1, 2), st.integers(2, 14), st.integers(2, 10), st.booleans())
 def test_batch_normalisation_before_it_is_that_of_torch(count, height, width, training) -> None:
     direct = normalised().train(training)
-    made = copy.deepcopy(direct)
-    with_winograd(made)
+    made = by_winograd(direct)
     made = copy.deepcopy(made)  # what is averaged is a copy
     direct.double()
     images = torch.randn(count, 32, height, width, generator=torch.Generator().manual_seed(1))
@@ -104,8 +109,7 @@ def test_batch_normalisation_before_it_is_that_of_torch(count, height, width, tr
 @compiled
 def test_batch_normalisation_sums_over_all_pieces_of_a_batch() -> None:
     direct = normalised()
-    made = copy.deepcopy(direct)
-    with_winograd(made)
+    made = by_winograd(direct)
     images = torch.randn(9, 32, 61, 50)
     for one, other in zip(everything(made, images), everything(direct, images), strict=True):
         if other.ndim != 1 or other.abs().max() > 1.0:  # not the bias that the images' own mean takes away again
@@ -116,9 +120,8 @@ def test_batch_normalisation_sums_over_all_pieces_of_a_batch() -> None:
 
 @compiled
 def test_batch_normalisation_is_left_to_torch_where_the_convolution_is() -> None:
-    made = normalised()
-    direct = copy.deepcopy(made)
-    with_winograd(made)
+    direct = normalised()
+    made = by_winograd(direct)
     images = torch.randn(2, 32, 9, 9)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(made(images), direct(images))
@@ -148,8 +151,7 @@ def test_a_network_keeps_its_names_and_what_it_does(name) -> None:
     direct = build_network(name).eval()
     for parameter in direct.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)  # not the identity that it begins as
-    made = copy.deepcopy(direct)
-    with_winograd(made)
+    made = by_winograd(direct)
     again = copy.deepcopy(made)
     assert list(again.state_dict()) == list(direct.state_dict())
     images = torch.rand(1, 3, 24, 24)
