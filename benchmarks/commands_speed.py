@@ -16,7 +16,7 @@ from restoration_env.benchmarks.speed_photo import photograph
 from restoration_env.benchmarks.speed_picture import draw_speed
 from restoration_env.benchmarks.speed_training import training
 from restoration_env.cli import progress_bar
-from restoration_env.devices import find_device, has_loops, keep_freed_memory, multiplies_bfloat16, processor_units
+from restoration_env.devices import find_device, has_loops, imitates_bfloat16, keep_freed_memory, processor_units
 from restoration_env.errors import InvalidArgument
 from restoration_env.files import write_json
 from restoration_env.provenance import provenance
@@ -101,8 +101,8 @@ def speed(
 def _measure(device: str, quick: bool, suite: tuple[str, str, int | None], note: measures.Note) -> dict[str, Any]:
     ways = measures.contenders(device)
     if quick:
-        imitated = device.startswith("cpu") and not multiplies_bfloat16()
-        ways = [way for way in ways if way.name in (f"torch {'float32' if imitated else 'bfloat16'}", "openvino int8")]
+        precision = "float32" if imitates_bfloat16(device) else "bfloat16"
+        ways = [way for way in ways if way.name in (f"torch {precision}", "openvino int8")]
     images, split, count = suite
     result: dict[str, Any] = {
         "agreement_db": measures.agreement(ways, images, split, count or (32 if quick else 300), device, note)

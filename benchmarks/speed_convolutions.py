@@ -10,7 +10,7 @@ import torch
 
 from restoration_env.benchmarks.networks import build_network
 from restoration_env.benchmarks.train_single import SingleConfig
-from restoration_env.devices import multiplies_bfloat16
+from restoration_env.devices import imitates_bfloat16
 from restoration_env.tools.optimizers import FloatMuon, ToolOptimizer
 from restoration_env.tools.restoring import RestoringRun
 
@@ -43,7 +43,7 @@ def _of_network(
 ) -> dict[str, Any]:
     runs, seconds = {}, dict[str, list[float]]()
     for way, (convolutions, precision) in WAYS.items():
-        if precision == "bfloat16" and not multiplies_bfloat16():
+        if precision == "bfloat16" and imitates_bfloat16("cpu"):
             continue
         config = SingleConfig(name, convolutions=convolutions, precision=precision)
         runs[way] = RestoringRun(build_network(name), config, {}, "cpu", precision)

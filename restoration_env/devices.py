@@ -80,6 +80,11 @@ def multiplies_bfloat16() -> bool:
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def imitates_bfloat16(device: torch.device | str) -> bool:
+    """Whether a device is a processor that imitates bfloat16, which takes it many times as long as float32."""
+    return torch.device(device).type == "cpu" and not multiplies_bfloat16()
+
+
 def processor_units() -> list[str]:
     """The units of the processor that decide how fast it computes convolutions, as Linux names them; elsewhere none."""
     try:

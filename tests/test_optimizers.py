@@ -113,6 +113,6 @@ def test_singular_values_are_brought_near_one_and_directions_kept(shape):
 
 @pytest.mark.parametrize("native", [True, False])
 def test_float32_is_taken_where_a_processor_imitates_bfloat16(native, monkeypatch):
-    monkeypatch.setattr("restoration_env.tools.optimizers.multiplies_bfloat16", lambda: native)
+    monkeypatch.setattr("restoration_env.devices.multiplies_bfloat16", lambda: native)
     muon = ToolOptimizer(build_network("3-layer"), "muon", 1e-3, 1e-2).parts[1][0]
     assert isinstance(muon, FloatMuon) is not native

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from restoration_env.devices import multiplies_bfloat16
+from restoration_env.devices import imitates_bfloat16
 from restoration_env.errors import UnknownName
 
 OPTIMIZERS = ("adamw", "muon")
@@ -88,8 +88,7 @@ class ToolOptimizer:
             (torch.optim.AdamW(others, learning_rate, weight_decay=weight_decay), learning_rate)
         ]
         if self.matrices:
-            imitated = self.parameters[0].device.type == "cpu" and not multiplies_bfloat16()
-            muon = (FloatMuon if imitated else torch.optim.Muon)(
+            muon = (FloatMuon if imitates_bfloat16(self.parameters[0].device) else torch.optim.Muon)(
                 [matrix for _, matrix in self.matrices],
                 lr=muon_rate,
                 weight_decay=0.0,
